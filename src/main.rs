@@ -1,3 +1,66 @@
 //! The map of the program: arguments, command, exit status.
+
+mod cli;
+mod commands;
+mod config;
 mod error;
-fn main() {}
+mod home;
+mod job;
+mod journal;
+mod node_args;
+mod plan;
+mod proc;
+mod schedule;
+mod supervise;
+
+use std::process::ExitCode;
+
+use cli::{Command, ConfigCommand, Invocation};
+use commands::Context;
+use error::{Error, Result};
+use job::Flags;
+
+fn main() -> ExitCode {
+    match cli::parse(std::env::args_os().skip(1)).and_then(dispatch) {
+        Ok(code) => code,
+        Err(error) => {
+            for line in error.message.lines() {
+                eprintln!("wemixvisor: {line}");
+            }
+            ExitCode::from(error.code as u8)
+        }
+    }
+}
+
+fn dispatch(said: Invocation) -> Result<ExitCode> {
+    let flags = Flags { settings: said.settings, config_file: said.config_file };
+    let context = |flags: Flags| Context::new(flags, said.json, said.quiet);
+    let done = |result: Result<()>| result.map(|()| ExitCode::SUCCESS);
+    match said.command {
+        Command::Worker => Ok(job::worker()),
+        Command::Exec(words) => Ok(job::shim::exec(&words)),
+        Command::Supervise(words) => {
+            let (flags, args) = words.split_first().ok_or_else(|| Error::usage("supervise is only for `start`"))?;
+            let flags =
+                serde_json::from_str(flags).map_err(|e| Error::usage(format!("supervise is only for `start`: {e}")))?;
+            commands::run::background(context(flags)?, args.to_vec())
+        }
+        Command::Help(topic) => done(commands::answer(&cli::help(topic))),
+        Command::OurVersion => done(commands::answer(concat!("wemixvisor ", env!("CARGO_PKG_VERSION")))),
+        Command::Init { binary } => done(commands::init::init(&context(flags)?, binary.as_deref())),
+        Command::Run { args } => commands::run::run(context(flags)?, args),
+        Command::Start { args } => commands::run::start(&context(flags)?, args),
+        Command::Stop { now } => commands::run::stop(&context(flags)?, now),
+        Command::Restart { args } => commands::run::restart(&context(flags)?, args),
+        Command::Status { check } => commands::status::status(&context(flags)?, check),
+        Command::Version => done(commands::version::version(&context(flags)?)),
+        Command::Upgrade(upgrade) => commands::upgrade::upgrade(&context(flags)?, &upgrade),
+        Command::Config(ConfigCommand::Show) => {
+            done(commands::answer(&commands::config::show(&flags.resolve()?, said.json)))
+        }
+        Command::Config(ConfigCommand::Validate { file }) => {
+            let told = flags.with_sources(|sources| commands::config::validate(sources, file.as_deref()));
+            done(told.and_then(|text| commands::answer(&text)))
+        }
+    }
+}

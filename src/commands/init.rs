@@ -1,0 +1,113 @@
+//! `init`: lays out a home. Nothing that exists is overwritten, and a `current` that exists is not moved.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use super::{Context, answer};
+use crate::config::{Origin, commented_file};
+use crate::error::{Code, Error, OnFile, Result};
+use crate::home::{Home, Owner, Release};
+use crate::job::{check, durable};
+
+/// Lays out the home; with a binary, installs it as the genesis release.
+pub fn init(context: &Context, binary: Option<&Path>) -> Result<()> {
+    // Everything that can be wrong is looked at before anything is made.
+    let settled = settles_name(context)?;
+    let name = match binary {
+        Some(binary) if !settled => file_name(binary)?,
+        Some(_) | None => context.config.name.clone(),
+    };
+    let home = Home::new(context.home.root(), name);
+    if let Some(binary) = binary {
+        check::executable_file(binary).map_err(Error::usage)?;
+        installable(&home, binary)?;
+    }
+    let owner = owner(&home)?;
+    for dir in [home.root().to_path_buf(), home.data()] {
+        durable::make_dirs(&dir, 0o755, owner)?;
+    }
+    for dir in [home.dir(), home.release(&Release::Genesis).join("bin"), home.upgrades(), home.root().join("logs")] {
+        durable::make_dirs(&dir, 0o755, owner)?;
+    }
+    if let Some(binary) = binary {
+        let target = home.binary(&Release::Genesis);
+        if !target.exists() {
+            durable::install_file(binary, &target, 0o755, owner)?;
+            context.note(&format!("installed {} as the genesis release", target.display()));
+        }
+    }
+    if !home.config().exists() {
+        let recorded = (!settled && binary.is_some()).then(|| home.binary_name().to_owned());
+        durable::replace_file(&home.config(), commented_file(recorded.as_deref()).as_bytes(), 0o644, owner)?;
+        context.note(&format!("wrote {}", home.config().display()));
+    }
+    if home.current().symlink_metadata().is_err() {
+        durable::replace_link(&home.current(), &Release::Genesis.target(), owner)?;
+        context.note(&format!("{} points at genesis", home.current().display()));
+    }
+    let genesis = home.binary(&Release::Genesis);
+    let next = if genesis.exists() {
+        "`wemixvisor run NODE-ARGS…` starts the node".to_owned()
+    } else {
+        format!("put the node's binary at {}", genesis.display())
+    };
+    answer(&format!("{} is ready: {next}", home.root().display()))
+}
+
+/// Whether something other than the default says the binary's name.
+fn settles_name(context: &Context) -> Result<bool> {
+    Ok(context.flags.resolve()?.get("DAEMON_NAME").origin != Origin::Default)
+}
+
+fn file_name(binary: &Path) -> Result<String> {
+    let name = binary.file_name().and_then(|name| name.to_str());
+    name.map(str::to_owned)
+        .ok_or_else(|| Error::usage(format!("{} has no file name that could be used", binary.display())))
+}
+
+/// A genesis release that is there already is kept; only the same content may be installed again.
+fn installable(home: &Home, binary: &Path) -> Result<()> {
+    let target = home.binary(&Release::Genesis);
+    match fs::metadata(&target) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e).on("read", &target),
+        Ok(meta) if !meta.is_file() => {
+            Err(Error::refused(format!("{} is not a regular file: move it away", target.display())))
+        }
+        Ok(_) if same_content(&target, binary)? => Ok(()),
+        Ok(_) => Err(Error::new(
+            Code::Refused,
+            format!("{} is there already and differs from {}: it is kept", target.display(), binary.display()),
+        )),
+    }
+}
+
+fn same_content(one: &Path, other: &Path) -> Result<bool> {
+    use std::io::Read;
+    let open = |path: &Path| fs::File::open(path).on("read", path);
+    let (mut a, mut b) = (std::io::BufReader::new(open(one)?).bytes(), std::io::BufReader::new(open(other)?).bytes());
+    loop {
+        match (a.next().transpose().on("read", one)?, b.next().transpose().on("read", other)?) {
+            (None, None) => return Ok(true),
+            (x, y) if x != y => return Ok(false),
+            (Some(_) | None, Some(_) | None) => {}
+        }
+    }
+}
+
+/// The owner of the home, or of the directory that it is made in.
+fn owner(home: &Home) -> Result<Owner> {
+    let mut dir = home.root();
+    while !dir.exists() {
+        dir = dir.parent().ok_or_else(|| Error::usage(format!("{} has no parent", home.root().display())))?;
+    }
+    let meta = fs::metadata(dir).on("read", dir)?;
+    // A new home belongs to who makes it.
+    let made = dir == home.root();
+    Ok(if made {
+        Owner { uid: meta.uid(), gid: meta.gid() }
+    } else {
+        Owner { uid: rustix::process::geteuid().as_raw(), gid: rustix::process::getegid().as_raw() }
+    })
+}

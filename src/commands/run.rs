@@ -1,0 +1,243 @@
+//! `run`, `start`, `stop`, `restart`: the supervisor's beginning and end, as seen from the shell.
+
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::{Context, answer, client};
+use crate::error::{Code, Error, OnFile, Result};
+use crate::home::Home;
+use crate::job::shim::{last_lines, read_record};
+use crate::job::{Flags, check, durable, look};
+use crate::journal::{Last, rfc3339, unix_now};
+use crate::proc;
+use crate::supervise::control::Request;
+use crate::supervise::{self, Setup};
+
+/// How long the last steps of a supervisor that was killed may hold its lock.
+const LEFTOVER_TIME: Duration = Duration::from_secs(15);
+
+/// How many of the node's last lines an error shows.
+const LAST_LINES: usize = 10;
+
+/// Supervises in the foreground.
+pub fn run(context: Context, args: Vec<String>) -> Result<ExitCode> {
+    context.laid_out()?;
+    check_node(&context.home)?;
+    let args = if args.is_empty() { context.config.node_args.clone() } else { args };
+    supervise(context, args, false)
+}
+
+/// The supervisor that `start` started: its stdout is read by `start` until the node is up.
+pub fn background(context: Context, args: Vec<String>) -> Result<ExitCode> {
+    let _ = rustix::process::setsid();
+    supervise(context, args, true).inspect_err(|e| {
+        let _ = writeln!(std::io::stdout(), "{e}");
+    })
+}
+
+fn supervise(context: Context, args: Vec<String>, background: bool) -> Result<ExitCode> {
+    supervise::log::begin(&context.config, context.quiet);
+    let lock = take_lock(&context.home)?;
+    let home = context.home.clone();
+    let log_file = context.config.log_file.clone().or_else(|| background.then(|| home.node_log()));
+    log::info!("wemixvisor {} supervises {}", env!("CARGO_PKG_VERSION"), home.root().display());
+    let setup = Setup { config: context.config, flags: context.flags, home: context.home, lock, background, args };
+    let leave = supervise::supervise(setup)?;
+    remember_end(&home, leave.state, &leave.reason);
+    if leave.code != 0 {
+        let lines = log_file.map(|path| last_lines(&path, LAST_LINES)).unwrap_or_default();
+        for line in &lines {
+            log::error!("the node's last lines: {line}");
+        }
+        if background {
+            let mut out = std::io::stdout();
+            let _ = writeln!(out, "{}", leave.reason);
+            for line in lines {
+                let _ = writeln!(out, "  {line}");
+            }
+        }
+    }
+    Ok(ExitCode::from(leave.code))
+}
+
+/// What can be told before anything is started.
+fn check_node(home: &Home) -> Result<()> {
+    let release = home.current_release().map_err(Error::refused)?;
+    check::executable(&home.binary(&release)).map_err(Error::usage)
+}
+
+/// Becomes the only supervisor of this home.
+fn take_lock(home: &Home) -> Result<File> {
+    let path = home.lock();
+    let mut lock = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .on("open", &path)?;
+    durable::give(&path, home.owner().on("read", home.root())?)?;
+    let until = Instant::now() + LEFTOVER_TIME;
+    let mut told = false;
+    while lock.try_lock().is_err() {
+        let text = std::fs::read_to_string(&path).unwrap_or_default();
+        let mut words = text.split_whitespace().map(str::parse::<u64>);
+        let (pid, start) =
+            (words.next().and_then(std::result::Result::ok), words.next().and_then(std::result::Result::ok));
+        let alive = pid.and_then(|pid| u32::try_from(pid).ok()).and_then(proc::start_time);
+        if alive.is_some() && alive == start {
+            return Err(already_runs(home, pid.unwrap_or(0)));
+        }
+        if Instant::now() > until {
+            return Err(Error::refused(format!(
+                "{} is still held, although its supervisor is gone: see `fuser {}`",
+                path.display(),
+                path.display()
+            )));
+        }
+        if !told {
+            log::warn!("a supervisor of this home was killed: waiting for the end of its last step");
+            told = true;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let pid = std::process::id();
+    let text = format!("{pid} {}\n", proc::start_time(pid).unwrap_or(0));
+    lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes())).on("write", &path)?;
+    Ok(lock)
+}
+
+fn already_runs(home: &Home, pid: u64) -> Error {
+    Error::refused(format!("{} is supervised already, by pid {pid}: see `wemixvisor status`", home.root().display()))
+}
+
+/// The loop is over: now the disk may be written to.
+fn remember_end(home: &Home, state: &str, reason: &str) {
+    let mut known = look::read_known(home);
+    known.last = Some(Last { state: state.to_owned(), reason: reason.to_owned(), time: rfc3339(unix_now()) });
+    let written = serde_json::to_vec_pretty(&known)
+        .ok()
+        .zip(home.owner().ok())
+        .map(|(text, owner)| durable::replace_file(&home.state(), &text, 0o600, owner));
+    if let Some(Err(e)) = written {
+        log::warn!("{e}");
+    }
+}
+
+/// Supervises in the background; returns when the node is up, or says why not.
+pub fn start(context: &Context, args: Vec<String>) -> Result<ExitCode> {
+    context.laid_out()?;
+    check_node(&context.home)?;
+    let home = &context.home;
+    if let Some(pid) = client::supervisor(home) {
+        return Err(already_runs(home, pid.into()));
+    }
+    let args = match (args.is_empty(), context.config.node_args.is_empty(), read_record(home)) {
+        (false, _, _) => args,
+        (true, false, _) => context.config.node_args.clone(),
+        (true, true, Some(record)) => {
+            context.note(&format!("with the arguments of the last run: {}", record.args.join(" ")));
+            record.args
+        }
+        (true, true, None) => args,
+    };
+    let owner = home.owner().on("read", home.root())?;
+    let log = home.own_log();
+    durable::make_dirs(&home.root().join("logs"), 0o755, owner)?;
+    let errors = OpenOptions::new().append(true).create(true).mode(0o640).open(&log).on("open", &log)?;
+    durable::give(&log, owner)?;
+    let flags = serde_json::to_string(&context.flags).map_err(|e| Error::failed(e.to_string()))?;
+    let mut child = Command::new("/proc/self/exe")
+        .arg0("wemixvisor")
+        .args(["supervise", &flags])
+        .args(&args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(errors)
+        .spawn()
+        .map_err(|e| Error::failed(format!("cannot start the supervisor: {e}")))?;
+    let mut told = String::new();
+    let mut pipe = child.stdout.take();
+    if let Some(pipe) = &mut pipe {
+        let mut bytes = Vec::new();
+        let mut chunk = [0; 4096];
+        while !bytes.starts_with(b"up\n") {
+            match pipe.read(&mut chunk) {
+                Ok(0) | Err(_) => break,
+                Ok(n) => bytes.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+            }
+        }
+        told = String::from_utf8_lossy(&bytes).into_owned();
+    }
+    if told.starts_with("up\n") {
+        let status = client::ask(home, &Request::Status)?.unwrap_or_default();
+        let pid = status.get("pid").and_then(Value::as_u64).unwrap_or(0);
+        answer(&format!(
+            "the node runs (pid {pid}), supervised by pid {}; its output is in {}",
+            child.id(),
+            home.node_log().display()
+        ))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let status = child.wait().map_err(|e| Error::failed(format!("cannot wait for the supervisor: {e}")))?;
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(Code::Failed as u8);
+    let told = told.trim_end();
+    let why = if told.is_empty() {
+        format!("the supervisor ended: {status}; see {}", log.display())
+    } else {
+        told.to_owned()
+    };
+    eprintln!("wemixvisor: {why}");
+    Ok(ExitCode::from(if code == 0 { Code::Node as u8 } else { code }))
+}
+
+/// Ends node and supervisor and waits for it.
+pub fn stop(context: &Context, now: bool) -> Result<ExitCode> {
+    context.laid_out()?;
+    let home = &context.home;
+    if client::ask(home, &Request::Stop { now })?.is_none() {
+        answer("nothing runs")?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let began = Instant::now();
+    let mut next = Duration::from_secs(3);
+    while client::supervisor(home).is_some() {
+        std::thread::sleep(Duration::from_millis(20));
+        if began.elapsed() >= next {
+            next += Duration::from_secs(5);
+            let waits = client::ask(home, &Request::Status).ok().flatten();
+            let what = waits.as_ref().and_then(|s| s.get("waits_for")?.as_str()).unwrap_or("the supervisor to end");
+            context.note(&format!("waiting for {what}, {} s", began.elapsed().as_secs()));
+        }
+    }
+    answer("stopped")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Restarts the node gently; where nothing runs, starts it.
+pub fn restart(context: &Context, args: Option<Vec<String>>) -> Result<ExitCode> {
+    context.laid_out()?;
+    if client::supervisor(&context.home).is_none() {
+        return start(context, args.unwrap_or_default());
+    }
+    let flags: Vec<(String, String)> = own_flags(&context.flags);
+    if !flags.is_empty() {
+        client::demand(&context.home, &Request::Reload { flags })?;
+    }
+    let reply = client::demand(&context.home, &Request::Restart { args })?;
+    answer(&format!("the node runs again (pid {})", reply.get("pid").and_then(Value::as_u64).unwrap_or(0)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The typed settings but those that only say which home is meant.
+fn own_flags(flags: &Flags) -> Vec<(String, String)> {
+    let which = ["daemon_home", "home", "daemon_name", "name"];
+    flags.settings.iter().filter(|(key, _)| !which.contains(&key.to_ascii_lowercase().as_str())).cloned().collect()
+}

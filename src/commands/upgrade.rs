@@ -1,0 +1,433 @@
+//! `upgrade …`: plans are files, so most of this needs no supervisor; what is under way is asked of it.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde_json::{Map, Value, json};
+
+use super::{Context, answer, client};
+use crate::cli::Upgrade;
+use crate::error::{Code, Error, OnFile, Result};
+use crate::home::{Name, Release};
+use crate::job::{check, durable, look, stage, step};
+use crate::journal::Outcome;
+use crate::plan::Plan;
+use crate::schedule::{Found, Known, Schedule, Standing};
+use crate::supervise::control::Request;
+
+/// Does what was said.
+pub fn upgrade(context: &Context, command: &Upgrade) -> Result<ExitCode> {
+    context.laid_out()?;
+    match command {
+        Upgrade::Schedule { name, height, url, checksum, info, force } => {
+            let info = info_of(url.as_deref(), checksum.as_deref(), info.as_deref(), context.config.skip_checksum)?;
+            schedule(context, &parse(name)?, *height, info, *force)?;
+        }
+        Upgrade::Add { name, file, height, force } => add(context, &parse(name)?, file, *height, *force)?,
+        Upgrade::Check { name } => return check_release(context, name.as_deref()),
+        Upgrade::List { all } => list(context, *all)?,
+        Upgrade::Show { name } => show(context, &parse(name)?)?,
+        Upgrade::Cancel { name } => cancel(context, &parse(name)?)?,
+        Upgrade::Retry { name } => retry(context, &parse(name)?)?,
+        Upgrade::Now { name } => now(context, &parse(name)?)?,
+        Upgrade::Revert { to } => revert(context, to.as_deref())?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parse(name: &str) -> Result<Name> {
+    Name::parse(name).map_err(Error::usage)
+}
+
+/// All plans and their standing, as they are on disk now.
+fn plans(context: &Context) -> (Schedule, Vec<look::PlanError>) {
+    let survey = look::look(&context.home);
+    let known = Known {
+        current: survey.current.clone().ok(),
+        brought: survey.brought,
+        initial: Vec::new(),
+        head: survey.known.head.as_ref().map(|head| head.number),
+    };
+    (Schedule::new(&survey.plans, &known), survey.errors)
+}
+
+/// The `info` of a plan that is written here.
+fn info_of(url: Option<&str>, checksum: Option<&str>, text: Option<&str>, skip_checksum: bool) -> Result<Value> {
+    let mut object = match text.map(|text| (text, serde_json::from_str::<Map<String, Value>>(text))) {
+        None => Map::new(),
+        Some((_, Ok(object))) => object,
+        Some((text, Err(_))) if url.is_none() => return Ok(Value::String(text.to_owned())),
+        Some((text, Err(_))) => Map::from_iter([("description".to_owned(), json!(text))]),
+    };
+    match (url, checksum) {
+        (Some(url), checksum) => {
+            if checksum.is_none() && !url.contains("checksum=") && !skip_checksum {
+                return Err(Error::usage("a URL needs its checksum: give --checksum sha256:HEX"));
+            }
+            object.insert("binaries".to_owned(), json!({"any": url}));
+            if let Some(checksum) = checksum {
+                object.insert("checksum".to_owned(), json!(checksum));
+            }
+        }
+        (None, Some(_)) => return Err(Error::usage("--checksum is of no use without --url")),
+        (None, None) => {}
+    }
+    Ok(if object.is_empty() { Value::Null } else { Value::Object(object) })
+}
+
+fn schedule(context: &Context, name: &Name, height: u64, info: Value, force: bool) -> Result<()> {
+    let home = &context.home;
+    let release = home.find(name);
+    let survey = look::look(home);
+    if survey.current.as_ref() == Ok(&release) {
+        return Err(Error::refused(format!("release {release} is the current one already")));
+    }
+    if let Some(brought) = survey.brought.filter(|&brought| height <= brought) {
+        return Err(Error::refused(format!(
+            "the current release came at height {brought}: a plan for {height} would never run"
+        )));
+    }
+    let head = client::head(home);
+    if let Some(head) = head.filter(|&head| head >= height) {
+        return Err(Error::refused(format!(
+            "block {height} has passed (head {head}): `wemixvisor upgrade now {name}` upgrades at once"
+        )));
+    }
+    // Only plans that wait can be in the way.
+    let (planned, _) = plans(context);
+    let live: Vec<&Found> = planned
+        .entries
+        .iter()
+        .filter(|e| matches!(e.standing, Standing::Pending | Standing::Conflict(_)))
+        .map(|e| &e.plan)
+        .collect();
+    if let Some(other) = live.iter().find(|plan| plan.height == height && plan.name != *name) {
+        return Err(Error::refused(format!(
+            "height {height} belongs to upgrade {}: `wemixvisor upgrade cancel {}` withdraws it",
+            other.name, other.name
+        )));
+    }
+    let moved: Vec<&Found> = live.into_iter().filter(|plan| plan.name == *name && plan.height != height).collect();
+    if let Some(other) = moved.first().filter(|_| !force) {
+        return Err(Error::refused(format!("upgrade {name} is planned for block {}: --force moves it", other.height)));
+    }
+    let mut plan = Plan { name: name.clone(), height, info, retry: 0 };
+    // Said anew by the operator: an earlier end of the same plan must not stand in its way.
+    let ended = look::read_history(home);
+    while ended.iter().any(|h| h.digest.as_deref() == Some(&plan.digest())) {
+        plan.retry += 1;
+    }
+    write_plan(context, &plan)?;
+    for plan in moved {
+        withdraw(context, &plan.name, Some(plan.height))?;
+    }
+    if height_file_also_elsewhere(context, name, height) {
+        context.note("note: data/upgrade-info.json holds the same upgrade; the plan is one");
+    }
+    answer(&format!(
+        "upgrade {name} is planned for block {height}{}",
+        head.map(|head| format!(" (head {head})")).unwrap_or_default()
+    ))?;
+    let binary = home.binary(&release);
+    if let Err(why) = check::executable(&binary) {
+        context.note(&format!(
+            "warning: {why}; it must be there before block {height}: `wemixvisor upgrade add {name} FILE` puts it there"
+        ));
+    }
+    if head.is_none() {
+        context
+            .note("warning: no head is known: the upgrade waits until the node's RPC tells one (DAEMON_RPC_ADDRESS)");
+    }
+    Ok(())
+}
+
+fn height_file_also_elsewhere(context: &Context, name: &Name, height: u64) -> bool {
+    let files = look::plan_files(&context.home);
+    let holds = |plans: &Vec<Plan>| plans.iter().any(|plan| plan.name == *name && plan.height == height);
+    files.iter().filter(|(_, plans)| plans.as_ref().is_ok_and(holds)).count() > 1
+}
+
+fn write_plan(context: &Context, plan: &Plan) -> Result<()> {
+    let path = context.home.plan_file(plan.height);
+    let owner = context.home.owner().on("read", context.home.root())?;
+    durable::make_dirs(path.parent().unwrap_or(&path), 0o755, owner)?;
+    let text = serde_json::to_vec_pretty(plan).on("write", &path)?;
+    durable::replace_file(&path, &text, 0o644, owner)
+}
+
+/// Removes the files of an upgrade's plan (at one height, or at any); a file with other plans too is left alone.
+fn withdraw(context: &Context, name: &Name, height: Option<u64>) -> Result<usize> {
+    let mut removed = 0;
+    for (path, plans) in look::plan_files(&context.home) {
+        let Ok(plans) = plans else { continue };
+        let is_it = |plan: &Plan| plan.name == *name && height.is_none_or(|height| plan.height == height);
+        if !plans.iter().any(is_it) {
+            continue;
+        }
+        if !plans.iter().all(is_it) {
+            return Err(Error::refused(format!(
+                "{} holds other plans too: take {name} out of it by hand",
+                path.display()
+            )));
+        }
+        durable::remove_file(&path)?;
+        if let Some(dir) = path.parent() {
+            // The directory of the height, when nothing else is in it.
+            let _ = std::fs::remove_dir(dir);
+        }
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+fn add(context: &Context, name: &Name, file: &Path, height: Option<u64>, force: bool) -> Result<()> {
+    let home = &context.home;
+    check::executable_file(file).map_err(Error::usage)?;
+    let release = home.find(name);
+    let binary = home.binary(&release);
+    if binary.exists() && !force {
+        return Err(Error::refused(format!("{} is there already: --force replaces it", binary.display())));
+    }
+    let owner = home.owner().on("read", home.root())?;
+    durable::make_dirs(binary.parent().unwrap_or(&binary), 0o755, owner)?;
+    durable::install_file(file, &binary, 0o755, owner)?;
+    answer(&format!("installed {}", binary.display()))?;
+    height.map_or(Ok(()), |height| schedule(context, name, height, Value::Null, force))
+}
+
+fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
+    let home = &context.home;
+    let (schedule, errors) = plans(context);
+    let entry = match name {
+        Some(name) => {
+            let name = parse(name)?;
+            schedule
+                .entries
+                .iter()
+                .rev()
+                .find(|e| e.plan.name == name)
+                .map(|e| (name.clone(), Some(e)))
+                .unwrap_or((name, None))
+        }
+        None => match schedule.entries.iter().find(|e| e.standing == Standing::Pending) {
+            Some(entry) => (entry.plan.name.clone(), Some(entry)),
+            None => {
+                let why = errors.first().map(|e| format!("; {} holds none: {}", e.file, e.error)).unwrap_or_default();
+                return Err(Error::failed(format!("no upgrade is planned{why}")));
+            }
+        },
+    };
+    let (name, entry) = entry;
+    let staged = stage::stage(home, &stage::Spec { release: home.find(&name) });
+    let head = client::head(home);
+    let mut good = staged.problem().is_none();
+    let mut outlook = Vec::new();
+    match entry.map(|e| (&e.plan, &e.standing)) {
+        None => outlook.push(format!("no plan names {name}: `wemixvisor upgrade schedule {name} HEIGHT` or `upgrade now {name}` would use this release")),
+        Some((plan, Standing::Pending)) => {
+            let due = crate::schedule::due_at(plan.height, context.config.upgrade_lead);
+            outlook.push(match head {
+                Some(head) if head >= due => format!("it is due now (head {head})"),
+                Some(head) => format!("at head {due} ({} blocks from now) the node is stopped, current moves to {}, and it starts with the same arguments", due - head, plan.release),
+                None => "no head is known: it waits until the node's RPC tells one".to_owned(),
+            });
+        }
+        Some((plan, Standing::Done)) => outlook.push(format!("release {} runs already", plan.release)),
+        Some((_, Standing::Past(why) | Standing::Failed(why) | Standing::Conflict(why))) => {
+            good = false;
+            outlook.push(format!("it will not run: {why}"));
+        }
+    }
+    if !context.config.upgrade_enabled {
+        good = false;
+        outlook.push("DAEMON_UPGRADE_ENABLED is false: plans are shown, not executed".to_owned());
+    }
+    outlook.push(
+        "downtime: the node's own stop and start, and some milliseconds between; this version makes no backup"
+            .to_owned(),
+    );
+    if context.json {
+        let text = json!({"name": name, "release": staged.release, "version": staged.version, "ready": good, "checks": staged.checks, "outlook": outlook});
+        answer(&format!("{text:#}"))?;
+    } else {
+        let mut text = format!("upgrade {name}, release {}\n", home.binary(&staged.release).display());
+        for check in &staged.checks {
+            let finding =
+                check.problem.as_deref().or(check.remark.as_deref()).map(|f| format!(": {f}")).unwrap_or_default();
+            let _ = writeln!(text, "  {} {}{finding}", if check.problem.is_some() { "NO " } else { "yes" }, check.what);
+        }
+        for line in outlook {
+            let _ = writeln!(text, "{line}");
+        }
+        answer(&text)?;
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(Code::Failed as u8) })
+}
+
+/// The plans as they are on disk, each with its standing: as the supervisor sees it, where one runs and knows it already.
+fn seen(context: &Context) -> Result<(Vec<Value>, Vec<look::PlanError>)> {
+    let status = client::ask(&context.home, &Request::Status)?;
+    let told: Vec<Value> = status.as_ref().and_then(|s| s.get("plans")?.as_array().cloned()).unwrap_or_default();
+    let (schedule, errors) = plans(context);
+    let shape = |entry: &crate::schedule::Entry| {
+        let plan = &entry.plan;
+        let same =
+            |t: &&Value| t.get("name") == Some(&json!(plan.name)) && t.get("height") == Some(&json!(plan.height));
+        let of = |key: &str| told.iter().find(same).and_then(|t| Some(t.get(key)?.as_str()?.to_owned()));
+        let (state, note) = match &entry.standing {
+            Standing::Pending if status.is_none() => ("scheduled", "no supervisor runs".to_owned()),
+            Standing::Pending => ("scheduled", String::new()),
+            Standing::Done => ("done", String::new()),
+            Standing::Past(why) => ("past", why.clone()),
+            Standing::Failed(why) => ("failed", why.clone()),
+            Standing::Conflict(why) => ("conflict", why.clone()),
+        };
+        let (state, note) = (of("state").unwrap_or_else(|| state.to_owned()), of("note").unwrap_or(note));
+        json!({"name": plan.name, "height": plan.height, "state": state, "note": note, "file": plan.file, "description": plan.description})
+    };
+    Ok((schedule.entries.iter().map(shape).collect(), errors))
+}
+
+fn list(context: &Context, all: bool) -> Result<()> {
+    let (plans, errors) = seen(context)?;
+    let history = if all { look::read_history(&context.home) } else { Vec::new() };
+    if context.json {
+        let mut object = json!({"plans": plans, "plan_errors": errors});
+        if all && let Some(object) = object.as_object_mut() {
+            object.insert("history".to_owned(), json!(history));
+        }
+        return answer(&format!("{object:#}"));
+    }
+    let mut text = String::new();
+    for plan in &plans {
+        let of = |key: &str| plan.get(key).and_then(Value::as_str).unwrap_or("");
+        let note = if of("note").is_empty() { String::new() } else { format!("  {}", of("note")) };
+        let height = plan.get("height").and_then(Value::as_u64).unwrap_or(0);
+        let _ = writeln!(text, "{:<20} {height:>12}  {:<9}{note}", of("name"), of("state"));
+    }
+    for error in &errors {
+        let _ = writeln!(text, "{} is no plan: {}", error.file, error.error);
+    }
+    if all {
+        for line in &history {
+            let height = line.height.map_or_else(|| "-".to_owned(), |h| h.to_string());
+            let down = crate::config::show_duration(std::time::Duration::from_millis(line.downtime_ms));
+            let why = if line.reason.is_empty() { String::new() } else { format!(": {}", line.reason) };
+            let _ = writeln!(
+                text,
+                "{} {:<20} {height:>12}  {} from {} (downtime {down}){why}",
+                line.finished,
+                line.name,
+                line.result.word(),
+                line.from
+            );
+        }
+    }
+    answer(if text.is_empty() { "no upgrade is planned" } else { &text })
+}
+
+fn show(context: &Context, name: &Name) -> Result<()> {
+    let (plans, _) = seen(context)?;
+    let plans: Vec<&Value> =
+        plans.iter().filter(|plan| plan.get("name").and_then(Value::as_str) == Some(name.as_str())).collect();
+    let files: Vec<Plan> = look::plan_files(&context.home)
+        .into_iter()
+        .filter_map(|(_, plans)| plans.ok())
+        .flatten()
+        .filter(|plan| plan.name == *name)
+        .collect();
+    let history: Vec<_> = look::read_history(&context.home).into_iter().filter(|h| h.name == *name).collect();
+    if plans.is_empty() && history.is_empty() {
+        return Err(Error::failed(format!("no plan and no finished upgrade has the name {name}")));
+    }
+    if context.json {
+        return answer(&format!("{:#}", json!({"plans": plans, "files": files, "history": history})));
+    }
+    let mut text = String::new();
+    for plan in plans {
+        let of = |key: &str| plan.get(key).and_then(Value::as_str).unwrap_or("");
+        let height = plan.get("height").and_then(Value::as_u64).unwrap_or(0);
+        let _ = writeln!(text, "{name} at block {height}: {} {}\n  file     {}", of("state"), of("note"), of("file"));
+        if !of("description").is_empty() {
+            let _ = writeln!(text, "  about    {}", of("description"));
+        }
+        let _ = writeln!(text, "  release  {}", context.home.binary(&context.home.find(name)).display());
+    }
+    for line in history {
+        let why = if line.reason.is_empty() { String::new() } else { format!(": {}", line.reason) };
+        let _ = writeln!(text, "{} {} from {} to {}{why}", line.finished, line.result.word(), line.from, line.to);
+    }
+    answer(&text)
+}
+
+fn cancel(context: &Context, name: &Name) -> Result<()> {
+    let home = &context.home;
+    let ask = || client::ask(home, &Request::Cancel { name: name.clone() });
+    // What has begun is undone by its supervisor; asked once more after the files are gone, for it may have begun meanwhile.
+    let undone = |reply: Option<Value>| reply.is_some_and(|r| r.get("under_way") != Some(&Value::Bool(false)));
+    let mut was_under_way = undone(ask()?);
+    if !was_under_way && let Some(journal) = look::read_journal(home)?.filter(|j| j.name == *name) {
+        return Err(Error::refused(format!(
+            "upgrade {name} is under way (stage {:?}) but no supervisor runs: start it, then cancel",
+            journal.stage
+        )));
+    }
+    let removed = withdraw(context, name, None)?;
+    was_under_way |= undone(ask()?);
+    match (was_under_way, removed) {
+        (true, _) => answer(&format!("upgrade {name} was under way and is undone; the old release starts again")),
+        (false, 0) => Err(Error::failed(format!("no upgrade {name} is planned"))),
+        (false, _) => answer(&format!("the plan for {name} is withdrawn")),
+    }
+}
+
+fn retry(context: &Context, name: &Name) -> Result<()> {
+    let files = look::plan_files(&context.home);
+    let history = look::read_history(&context.home);
+    let failed = |plan: &&Plan| {
+        let last = history.iter().rev().find(|h| h.digest.as_deref() == Some(&plan.digest()));
+        plan.name == *name
+            && last.is_some_and(|h| matches!(h.result, Outcome::Failed | Outcome::Reverted | Outcome::Cancelled))
+    };
+    let Some(plan) = files.iter().filter_map(|(_, plans)| plans.as_ref().ok()).flatten().find(failed) else {
+        return Err(Error::refused(format!("no plan of {name} has failed")));
+    };
+    let mut plan = plan.clone();
+    while history.iter().any(|h| h.digest.as_deref() == Some(&plan.digest())) {
+        plan.retry += 1;
+    }
+    // Whichever file held it, the height's own file now does; the others must not say the old content.
+    withdraw(context, name, Some(plan.height))?;
+    write_plan(context, &plan)?;
+    answer(&format!("upgrade {name} at block {} will be tried again", plan.height))
+}
+
+fn now(context: &Context, name: &Name) -> Result<()> {
+    let release = context.home.find(name);
+    check::executable(&context.home.binary(&release)).map_err(Error::refused)?;
+    client::demand(&context.home, &Request::Now { name: name.clone(), release })?;
+    answer(&format!("upgrade {name} has begun: see `wemixvisor status`"))
+}
+
+fn revert(context: &Context, to: Option<&str>) -> Result<()> {
+    let home = &context.home;
+    let current = home.current_release().map_err(Error::refused)?;
+    let said = to.map(Release::parse).transpose().map_err(Error::usage)?;
+    // On trial the journal says where back is; else the history does.
+    let on_trial = look::read_journal(home)?.is_some();
+    let to = match (said, on_trial) {
+        (Some(to), _) => Some(to),
+        (None, true) => None,
+        (None, false) => Some(step::release_before(home, &current).ok_or_else(|| {
+            Error::refused(format!(
+                "it is not known what ran before {current}, or that release is gone: say which, with --to"
+            ))
+        })?),
+    };
+    if let Some(to) = &to {
+        check::executable(&home.binary(to)).map_err(Error::refused)?;
+    }
+    client::demand(home, &Request::Revert { to })?;
+    answer(&format!("going back from {current}: see `wemixvisor status`"))
+}

@@ -1,0 +1,1405 @@
+//! One table of settings: variable, flag, default, what is allowed, help, parser; the defaults go through the parser too.
+//! [`resolve`] reads flags, variables and files and tells every error at once; [`Settings::config`] makes the validated
+//! [`Config`] of it, touching nothing. Whether a path exists is not asked here: that is for whoever uses it.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use toml_edit::{Document, Item, Value};
+
+use crate::error::{Error, Result};
+
+/// What a parser gives. Its error continues a sentence that begins with the text.
+type Parsed<T> = std::result::Result<T, String>;
+
+/// The most that is read of a config.toml, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+/// The longest duration: adding two of these to any clock overflows nothing.
+const MAX_DURATION: Duration = Duration::from_secs(36_500 * 86_400);
+/// The greatest size: twice as much is still far from overflowing.
+const MAX_SIZE: u64 = 1 << 60;
+/// The greatest count of blocks, peers and the like.
+const MAX_COUNT: u64 = 1_000_000_000;
+
+/// Every setting, validated and immutable. Only [`Settings::config`] makes one; the `Default` is an empty form to fill in.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Config {
+    /// DAEMON_HOME, absolute and without needless slashes.
+    pub home: PathBuf,
+    /// DAEMON_NAME: the file name of the node's binary.
+    pub name: String,
+    /// DAEMON_NETWORK: a label.
+    pub network: String,
+    /// DAEMON_DATA_DIR; none: the node's `--datadir`, else `data` in the home.
+    pub data_dir: Option<PathBuf>,
+    /// DAEMON_RPC_ADDRESS: where the node's RPC may be found, in this order.
+    pub rpc_address: Vec<Address>,
+    /// Whether somebody said DAEMON_RPC_ADDRESS; false: it is the default.
+    pub rpc_address_given: bool,
+    /// DAEMON_RESTART_AFTER_UPGRADE.
+    pub restart_after_upgrade: bool,
+    /// DAEMON_RESTART_DELAY.
+    pub restart_delay: Duration,
+    /// DAEMON_POLL_INTERVAL.
+    pub poll_interval: Duration,
+    /// DAEMON_HEIGHT_POLL_INTERVAL.
+    pub height_poll_interval: Duration,
+    /// DAEMON_UPGRADE_ENABLED.
+    pub upgrade_enabled: bool,
+    /// DAEMON_UPGRADE_TRIGGER.
+    pub upgrade_trigger: Trigger,
+    /// DAEMON_UPGRADE_LEAD, in blocks.
+    pub upgrade_lead: u64,
+    /// DAEMON_SHUTDOWN_GRACE; zero: no such rule.
+    pub shutdown_grace: Duration,
+    /// DAEMON_SHUTDOWN_LIMIT.
+    pub shutdown_limit: Duration,
+    /// DAEMON_DATA_BACKUP_DIR.
+    pub data_backup_dir: PathBuf,
+    /// DAEMON_BACKUP_MODE.
+    pub backup_mode: BackupMode,
+    /// DAEMON_BACKUP_KEEP.
+    pub backup_keep: u64,
+    /// DAEMON_BACKUP_MAX_AGE.
+    pub backup_max_age: Duration,
+    /// UNSAFE_SKIP_BACKUP.
+    pub skip_backup: bool,
+    /// DAEMON_PREUPGRADE_MAX_RETRIES.
+    pub preupgrade_max_retries: u32,
+    /// DAEMON_PREUPGRADE_TIMEOUT; zero: none.
+    pub preupgrade_timeout: Duration,
+    /// COSMOVISOR_CUSTOM_PREUPGRADE: absolute, or relative to `wemixvisor/` in the home.
+    pub custom_preupgrade: Option<PathBuf>,
+    /// DAEMON_ALLOW_DOWNLOAD_BINARIES.
+    pub allow_download: bool,
+    /// DAEMON_DOWNLOAD_RETRIES.
+    pub download_retries: u32,
+    /// UNSAFE_SKIP_CHECKSUM.
+    pub skip_checksum: bool,
+    /// DAEMON_RESTART_ON_FAILURE.
+    pub restart_on_failure: bool,
+    /// DAEMON_MAX_RESTARTS.
+    pub max_restarts: u32,
+    /// DAEMON_RESTART_BACKOFF.
+    pub restart_backoff: Duration,
+    /// DAEMON_HEALTH_CHECK_INTERVAL.
+    pub health_check_interval: Duration,
+    /// DAEMON_HANG_TIMEOUT; zero: never.
+    pub hang_timeout: Duration,
+    /// DAEMON_MIN_PEERS.
+    pub min_peers: u64,
+    /// DAEMON_MIN_DISK, in bytes.
+    pub min_disk: u64,
+    /// DAEMON_MAX_MEMORY, in bytes.
+    pub max_memory: Option<u64>,
+    /// DAEMON_TRIAL_TIME.
+    pub trial_time: Duration,
+    /// DAEMON_TRIAL_BLOCKS.
+    pub trial_blocks: u64,
+    /// DAEMON_TRIAL_TIMEOUT.
+    pub trial_timeout: Duration,
+    /// VALIDATOR_MODE.
+    pub validator_mode: bool,
+    /// DAEMON_REFERENCE_RPC; empty: none.
+    pub reference_rpc: Vec<Address>,
+    /// DAEMON_VALIDATOR_HOLD.
+    pub validator_hold: Duration,
+    /// DAEMON_ROLLING_SPACING, in blocks.
+    pub rolling_spacing: u64,
+    /// DAEMON_MOVED: the operator says that this validator's home was moved to this machine.
+    pub moved: bool,
+    /// DAEMON_LOG_FILE.
+    pub log_file: Option<PathBuf>,
+    /// DAEMON_LOG_MAX_SIZE, in bytes.
+    pub log_max_size: u64,
+    /// DAEMON_EVENT_COMMAND.
+    pub event_command: Option<PathBuf>,
+    /// DAEMON_METRICS_INTERVAL.
+    pub metrics_interval: Duration,
+    /// DAEMON_METRICS_TEXTFILE.
+    pub metrics_textfile: Option<PathBuf>,
+    /// COSMOVISOR_DISABLE_LOGS.
+    pub disable_logs: bool,
+    /// COSMOVISOR_COLOR_LOGS.
+    pub color_logs: bool,
+    /// DAEMON_ALLOW_EMPTY_DATA: start although a head is known and the data directory is empty.
+    pub allow_empty_data: bool,
+    /// `node_args` of config.toml: the node's arguments when the command line gives none.
+    pub node_args: Vec<String>,
+}
+
+/// Where JSON-RPC is spoken.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Address {
+    /// A full URL: `http://host:port` or `https://…`.
+    Http(String),
+    /// The path of an IPC socket.
+    Ipc(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Address::Http(url) => f.write_str(url),
+            Address::Ipc(path) => path.display().fmt(f),
+        }
+    }
+}
+
+/// What makes a plan due.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Trigger {
+    /// The node's head.
+    #[default]
+    Height,
+    /// The plan file that appears or changes while the node runs.
+    File,
+}
+
+/// How backups are made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum BackupMode {
+    /// A snapshot where that works, else a copy.
+    #[default]
+    Auto,
+    /// Reflinks or hard links.
+    Snapshot,
+    /// A copy, also to another file system.
+    Copy,
+}
+
+/// Whether this version acts on a setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Used {
+    /// It does.
+    Yes,
+    /// It will, in a later version; until then it is checked, and who sets it gets a warning.
+    NotYet,
+    /// Taken for cosmovisor's sake; it will never do anything.
+    Ignored,
+}
+
+/// One row of the table.
+pub struct Setting {
+    /// The environment variable.
+    pub variable: &'static str,
+    /// The flag, for the few settings that have one of their own.
+    pub flag: Option<&'static str>,
+    /// The default, as one would write it; empty: not set.
+    pub default: &'static str,
+    /// What is allowed, for error messages.
+    pub allowed: &'static str,
+    /// Whether this version acts on it.
+    pub used: Used,
+    /// What it is for.
+    pub help: &'static str,
+    /// Puts a value into its place.
+    set: fn(&mut Config, &str) -> Parsed<()>,
+}
+
+impl Setting {
+    /// Its key in a file: the variable in lower case.
+    pub fn key(&self) -> String {
+        self.variable.to_ascii_lowercase()
+    }
+
+    /// Whether it may be left without a value.
+    fn optional(&self) -> bool {
+        self.default.is_empty()
+    }
+
+    /// Puts a value into `config`, or tells the whole line of what is wrong with it.
+    fn apply(&self, config: &mut Config, text: &str, origin: &str) -> Parsed<()> {
+        let tried = match text {
+            "" if self.optional() => Ok(()),
+            "" => Err("is empty".to_owned()),
+            text => (self.set)(config, text),
+        };
+        tried.map_err(|why| format!("{}: {:?} ({origin}) {why}; allowed: {}", self.variable, short(text), self.allowed))
+    }
+}
+
+const PATH: &str = "an absolute path, or one that begins with $DAEMON_HOME/";
+const SWITCH: &str = "true or false";
+const TIME: &str = "a duration such as 300ms, 5s, 2m30s, 1h, 7d";
+const SIZE: &str = "a size such as 512MiB or 100GB";
+const COUNT: &str = "a whole number up to 1000000000";
+const RETRIES: &str = "a whole number up to 1000000";
+const RPC: &str = "host:port, http(s)://…, the absolute path of an IPC socket, or several of them with commas between";
+
+/// Every setting there is, in the order in which `config show` and the files tell them.
+#[rustfmt::skip]
+pub static SETTINGS: &[Setting] = &[
+    row("DAEMON_HOME", Some("--home"), "$HOME/.wemixd", "an absolute path", Used::Yes,
+        "The home: releases, plans, data and logs lie in it.", |c, v| put(&mut c.home, absolute(v))),
+    row("DAEMON_NAME", Some("--name"), "wemixd", "a plain file name", Used::Yes,
+        "The file name of the node's binary.", |c, v| put(&mut c.name, file_name(v))),
+    row("DAEMON_NETWORK", Some("--network"), "mainnet", "1 to 64 printable characters", Used::Yes,
+        "The network's name: a label in status, nothing more.", |c, v| put(&mut c.network, label(v))),
+    row("DAEMON_DATA_DIR", None, "", PATH, Used::Yes,
+        "The node's data; not set: the node's --datadir, else $DAEMON_HOME/data.", |c, v| put(&mut c.data_dir, absolute(v).map(Some))),
+    row("DAEMON_RPC_ADDRESS", None, "localhost:8545", RPC, Used::Yes,
+        "Where the node's JSON-RPC is; of several the first that answers. The IPC socket that the node's arguments name is tried first.",
+        |c, v| put(&mut c.rpc_address, addresses(v))),
+    row("DAEMON_RESTART_AFTER_UPGRADE", None, "true", SWITCH, Used::Yes,
+        "Whether to start the new release after the switch; false: exit 0 instead.", |c, v| put(&mut c.restart_after_upgrade, boolean(v))),
+    row("DAEMON_RESTART_DELAY", None, "0", TIME, Used::Yes,
+        "How long to wait after the switch before the new release is started.", |c, v| put(&mut c.restart_delay, duration(v))),
+    row("DAEMON_POLL_INTERVAL", None, "300ms", "a duration of at least 10ms, such as 300ms or 5s", Used::Yes,
+        "How often to look for plan files; the kernel mostly tells sooner.", |c, v| put(&mut c.poll_interval, at_least(10, v))),
+    row("DAEMON_HEIGHT_POLL_INTERVAL", None, "5s", "a duration of at least 100ms, such as 5s", Used::Yes,
+        "How often to ask for the head when far from a plan; the closer, the oftener.", |c, v| put(&mut c.height_poll_interval, at_least(100, v))),
+    row("DAEMON_UPGRADE_ENABLED", None, "true", SWITCH, Used::Yes,
+        "Whether plans are executed; false: they are only shown.", |c, v| put(&mut c.upgrade_enabled, boolean(v))),
+    row("DAEMON_UPGRADE_TRIGGER", None, "height", "height or file", Used::Yes,
+        "What makes a plan due: the node's head, or the plan file that appears or changes while the node runs.",
+        |c, v| put(&mut c.upgrade_trigger, one_of(v, &[("height", Trigger::Height), ("file", Trigger::File)]))),
+    row("DAEMON_UPGRADE_LEAD", None, "0", COUNT, Used::Yes,
+        "How many blocks before its height a plan is due.", |c, v| put(&mut c.upgrade_lead, number(v, MAX_COUNT))),
+    row("DAEMON_SHUTDOWN_GRACE", None, "30s", TIME, Used::Yes,
+        "A node that was told to end is killed after so long without progress; 0: never for that reason.",
+        |c, v| put(&mut c.shutdown_grace, duration(v))),
+    row("DAEMON_SHUTDOWN_LIMIT", None, "10m", "a duration of at least 1s, such as 10m", Used::Yes,
+        "A node that was told to end is killed after so long in all.", |c, v| put(&mut c.shutdown_limit, at_least(1000, v))),
+    row("DAEMON_DATA_BACKUP_DIR", None, "$DAEMON_HOME/backups", PATH, Used::NotYet,
+        "Where backups go.", |c, v| put(&mut c.data_backup_dir, absolute(v))),
+    row("DAEMON_BACKUP_MODE", None, "auto", "auto, snapshot or copy", Used::NotYet,
+        "How backups are made: by links (snapshot), by copying, or by whichever works (auto).",
+        |c, v| put(&mut c.backup_mode, one_of(v, &[("auto", BackupMode::Auto), ("snapshot", BackupMode::Snapshot), ("copy", BackupMode::Copy)]))),
+    row("DAEMON_BACKUP_KEEP", None, "1", COUNT, Used::NotYet,
+        "How many backups made by upgrades are kept after a committed upgrade.", |c, v| put(&mut c.backup_keep, number(v, MAX_COUNT))),
+    row("DAEMON_BACKUP_MAX_AGE", None, "7d", TIME, Used::NotYet,
+        "How long backups made by upgrades are kept.", |c, v| put(&mut c.backup_max_age, duration(v))),
+    row("UNSAFE_SKIP_BACKUP", None, "false", SWITCH, Used::NotYet,
+        "Upgrade without a backup.", |c, v| put(&mut c.skip_backup, boolean(v))),
+    row("DAEMON_PREUPGRADE_MAX_RETRIES", None, "0", RETRIES, Used::NotYet,
+        "How often a hook that exits 31 is run again.", |c, v| put(&mut c.preupgrade_max_retries, number32(v))),
+    row("DAEMON_PREUPGRADE_TIMEOUT", None, "5m", TIME, Used::NotYet,
+        "A hook that runs longer is killed and the upgrade given up; 0: no limit.", |c, v| put(&mut c.preupgrade_timeout, duration(v))),
+    row("COSMOVISOR_CUSTOM_PREUPGRADE", None, "", "an absolute path, or one inside $DAEMON_HOME/wemixvisor without `..`", Used::NotYet,
+        "A script that runs before every upgrade, the node being down.", |c, v| put(&mut c.custom_preupgrade, script(v).map(Some))),
+    row("DAEMON_ALLOW_DOWNLOAD_BINARIES", None, "false", SWITCH, Used::NotYet,
+        "Whether a release that is missing may be fetched from where its plan says.", |c, v| put(&mut c.allow_download, boolean(v))),
+    row("DAEMON_DOWNLOAD_RETRIES", None, "3", RETRIES, Used::NotYet,
+        "How often a download that broke is tried again.", |c, v| put(&mut c.download_retries, number32(v))),
+    row("UNSAFE_SKIP_CHECKSUM", None, "false", SWITCH, Used::NotYet,
+        "Accept a URL without a checksum; a wrong checksum is never accepted.", |c, v| put(&mut c.skip_checksum, boolean(v))),
+    row("DAEMON_RESTART_ON_FAILURE", Some("--auto-restart"), "true", SWITCH, Used::Yes,
+        "Whether a node that ended by itself is started again.", |c, v| put(&mut c.restart_on_failure, boolean(v))),
+    row("DAEMON_MAX_RESTARTS", Some("--max-restarts"), "5", RETRIES, Used::Yes,
+        "How often in a row; the count starts anew after 10 minutes of health.", |c, v| put(&mut c.max_restarts, number32(v))),
+    row("DAEMON_RESTART_BACKOFF", None, "5s", TIME, Used::Yes,
+        "The pause before the first restart; it doubles each time, up to 60s (0: none).", |c, v| put(&mut c.restart_backoff, duration(v))),
+    row("DAEMON_HEALTH_CHECK_INTERVAL", Some("--health-check-interval"), "30s", "a duration of at least 100ms, such as 30s", Used::Yes,
+        "How often to look at the node's health.", |c, v| put(&mut c.health_check_interval, at_least(100, v))),
+    row("DAEMON_HANG_TIMEOUT", None, "10m", TIME, Used::NotYet,
+        "A node that neither answers nor makes progress for so long is restarted; 0: never.", |c, v| put(&mut c.hang_timeout, duration(v))),
+    row("DAEMON_MIN_PEERS", None, "1", COUNT, Used::Yes,
+        "Warn below so many peers.", |c, v| put(&mut c.min_peers, number(v, MAX_COUNT))),
+    row("DAEMON_MIN_DISK", None, "10GiB", SIZE, Used::NotYet,
+        "Warn below so much free space.", |c, v| put(&mut c.min_disk, size(v))),
+    row("DAEMON_MAX_MEMORY", None, "", SIZE, Used::NotYet,
+        "Warn when the node uses more memory.", |c, v| put(&mut c.max_memory, size(v).map(Some))),
+    row("DAEMON_TRIAL_TIME", None, "60s", TIME, Used::Yes,
+        "How long a new release must live to be proven.", |c, v| put(&mut c.trial_time, duration(v))),
+    row("DAEMON_TRIAL_BLOCKS", None, "20", COUNT, Used::Yes,
+        "How many new blocks commit an upgrade.", |c, v| put(&mut c.trial_blocks, number(v, MAX_COUNT))),
+    row("DAEMON_TRIAL_TIMEOUT", None, "10m", "a duration of at least 100ms, such as 10m", Used::Yes,
+        "After so long a trial without new blocks is spoken of, and a release without answer or progress is reverted.",
+        |c, v| put(&mut c.trial_timeout, at_least(100, v))),
+    row("VALIDATOR_MODE", None, "false", SWITCH, Used::NotYet,
+        "The node is a validator: upgrade in its slot, and hold before starts that could sign twice.", |c, v| put(&mut c.validator_mode, boolean(v))),
+    row("DAEMON_REFERENCE_RPC", None, "", RPC, Used::NotYet,
+        "Another node of the same chain, to compare heads with.", |c, v| put(&mut c.reference_rpc, addresses(v))),
+    row("DAEMON_VALIDATOR_HOLD", None, "60s", TIME, Used::NotYet,
+        "The longest hold before a validator is started.", |c, v| put(&mut c.validator_hold, duration(v))),
+    row("DAEMON_ROLLING_SPACING", None, "60", COUNT, Used::NotYet,
+        "Blocks between two validators' slots in a rolling upgrade.", |c, v| put(&mut c.rolling_spacing, number(v, MAX_COUNT))),
+    row("DAEMON_MOVED", None, "false", SWITCH, Used::NotYet,
+        "Say once with --set moved=true that a validator's home was moved to this machine and runs nowhere else.",
+        |c, v| put(&mut c.moved, boolean(v))),
+    row("DAEMON_LOG_FILE", None, "", PATH, Used::Yes,
+        "Where the node's output goes; not set: logs/node.log under `start`, our own output under `run`.",
+        |c, v| put(&mut c.log_file, absolute(v).map(Some))),
+    row("DAEMON_LOG_MAX_SIZE", None, "512MiB", SIZE, Used::NotYet,
+        "The node's log is trimmed from the front when it outgrows this.", |c, v| put(&mut c.log_max_size, size(v))),
+    row("DAEMON_EVENT_COMMAND", None, "", PATH, Used::NotYet,
+        "An executable that gets each event as JSON on its stdin.", |c, v| put(&mut c.event_command, absolute(v).map(Some))),
+    row("DAEMON_METRICS_INTERVAL", None, "15s", "a duration of at least 1s, such as 15s", Used::NotYet,
+        "How often metrics are written.", |c, v| put(&mut c.metrics_interval, at_least(1000, v))),
+    row("DAEMON_METRICS_TEXTFILE", None, "", PATH, Used::NotYet,
+        "The file that metrics are written to.", |c, v| put(&mut c.metrics_textfile, absolute(v).map(Some))),
+    row("DAEMON_ALLOW_EMPTY_DATA", None, "false", SWITCH, Used::Yes,
+        "Start even if a head is known and the data directory is empty, which mostly means that it is not mounted.",
+        |c, v| put(&mut c.allow_empty_data, boolean(v))),
+    row("COSMOVISOR_DISABLE_LOGS", None, "false", SWITCH, Used::Yes,
+        "No log of our own.", |c, v| put(&mut c.disable_logs, boolean(v))),
+    row("COSMOVISOR_COLOR_LOGS", None, "true", SWITCH, Used::Yes,
+        "Colours in our own log on a terminal; NO_COLOR counts too.", |c, v| put(&mut c.color_logs, boolean(v))),
+    row("COSMOVISOR_TIMEFORMAT_LOGS", None, "", "the name of a time format of Go, such as kitchen or rfc3339", Used::Ignored,
+        "Time stamps are RFC 3339.", |_, v| go_format(v)),
+    row("COSMOVISOR_DISABLE_RECASE", None, "false", SWITCH, Used::Ignored,
+        "Names of upgrades keep their case.", |_, v| boolean(v).map(drop)),
+];
+
+/// Variables of cosmovisor that are no settings here, and what to do instead.
+const FOREIGN: &[(&str, &str)] = &[
+    (
+        "DAEMON_DOWNLOAD_MUST_HAVE_CHECKSUM",
+        "a download needs a checksum in any case, unless UNSAFE_SKIP_CHECKSUM is true",
+    ),
+    ("DAEMON_GRPC_ADDRESS", "the head is asked for by JSON-RPC, see DAEMON_RPC_ADDRESS"),
+];
+
+/// A row, on as few lines as it takes.
+const fn row(
+    variable: &'static str,
+    flag: Option<&'static str>,
+    default: &'static str,
+    allowed: &'static str,
+    used: Used,
+    help: &'static str,
+    set: fn(&mut Config, &str) -> Parsed<()>,
+) -> Setting {
+    Setting { variable, flag, default, allowed, used, help, set }
+}
+
+fn put<T>(place: &mut T, value: Parsed<T>) -> Parsed<()> {
+    *place = value?;
+    Ok(())
+}
+
+fn absolute(text: &str) -> Parsed<PathBuf> {
+    if !text.starts_with('/') {
+        return Err("is not an absolute path".to_owned());
+    }
+    if text.contains(char::is_control) {
+        return Err("has a control character in it".to_owned());
+    }
+    // Components leave out doubled and trailing slashes and single dots; `..` stays, for links may be in the way.
+    Ok(Path::new(text).components().collect())
+}
+
+fn script(text: &str) -> Parsed<PathBuf> {
+    if text.starts_with('/') {
+        return absolute(text);
+    }
+    if text.contains(char::is_control) || text.split('/').any(|part| part == "..") {
+        return Err("leaves $DAEMON_HOME/wemixvisor".to_owned());
+    }
+    Ok(PathBuf::from(text))
+}
+
+fn file_name(text: &str) -> Parsed<String> {
+    if text.contains('/') || text == "." || text == ".." || text.len() > 255 || text.contains(char::is_control) {
+        return Err("is not a plain file name".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn label(text: &str) -> Parsed<String> {
+    if text.contains(char::is_control) || text.chars().count() > 64 {
+        return Err("is too long for a label, or has a control character in it".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn boolean(text: &str) -> Parsed<bool> {
+    one_of(text, &[("true", true), ("false", false)])
+}
+
+fn one_of<T: Copy>(text: &str, words: &[(&str, T)]) -> Parsed<T> {
+    let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
+    found.map(|(_, value)| *value).ok_or_else(|| "is none of these".to_owned())
+}
+
+fn go_format(text: &str) -> Parsed<()> {
+    let names = "layout ansic unixdate rubydate rfc822 rfc822z rfc850 rfc1123 rfc1123z rfc3339 rfc3339nano kitchen";
+    if names.split(' ').any(|name| name.eq_ignore_ascii_case(text)) {
+        Ok(())
+    } else {
+        Err("is no time format".to_owned())
+    }
+}
+
+/// Digits only: `+5` and `0x10` are for people who guess.
+fn number(text: &str, max: u64) -> Parsed<u64> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Err("is not a whole number".to_owned());
+    }
+    text.parse().ok().filter(|n| *n <= max).ok_or_else(|| "is too great".to_owned())
+}
+
+fn number32(text: &str) -> Parsed<u32> {
+    let wide = number(text, 1_000_000)?;
+    u32::try_from(wide).map_err(|_| "is too great".to_owned())
+}
+
+fn at_least(millis: u64, text: &str) -> Parsed<Duration> {
+    let value = duration(text)?;
+    if value < Duration::from_millis(millis) { Err("is too short".to_owned()) } else { Ok(value) }
+}
+
+/// Reads `300ms`, `5s`, `2m30s`, `1h`, `7d` and `0`.
+pub fn duration(text: &str) -> Parsed<Duration> {
+    let mut total = Duration::ZERO;
+    for (digits, unit) in with_units(text, "ms, s, m, h, d")? {
+        let millis: u64 = match unit {
+            "ms" => 1,
+            "s" => 1000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            "d" => 86_400_000,
+            _ => return Err(format!("has the unknown unit {unit:?} (known: ms, s, m, h, d)")),
+        };
+        let part = digits.parse().ok().and_then(|n: u64| n.checked_mul(millis)).map(Duration::from_millis);
+        let sum = part.and_then(|part| total.checked_add(part)).filter(|sum| *sum <= MAX_DURATION);
+        total = sum.ok_or("is longer than 36500d")?;
+    }
+    Ok(total)
+}
+
+/// Reads `512MiB`, `100GB`, `4096B` and `0`.
+pub fn size(text: &str) -> Parsed<u64> {
+    let units = "B, KiB, MiB, GiB, TiB, KB, MB, GB, TB";
+    let mut parts = with_units(text, units)?.into_iter();
+    let (digits, unit) = parts.next().unwrap_or(("0", "B"));
+    let bytes: u64 = match unit.to_ascii_lowercase().as_str() {
+        "b" => 1,
+        "kib" => 1 << 10,
+        "mib" => 1 << 20,
+        "gib" => 1 << 30,
+        "tib" => 1 << 40,
+        "kb" => 1_000,
+        "mb" => 1_000_000,
+        "gb" => 1_000_000_000,
+        "tb" => 1_000_000_000_000,
+        _ => return Err(format!("has the unknown unit {unit:?} (known: {units})")),
+    };
+    if parts.next().is_some() {
+        return Err("is more than one number and one unit".to_owned());
+    }
+    let total = digits.parse().ok().and_then(|n: u64| n.checked_mul(bytes)).filter(|n| *n <= MAX_SIZE);
+    total.ok_or_else(|| "is more than 1048576TiB".to_owned())
+}
+
+/// Splits `2m30s` into (`2`, `m`) and (`30`, `s`); `0` alone needs no unit and gives nothing.
+fn with_units<'a>(text: &'a str, units: &str) -> Parsed<Vec<(&'a str, &'a str)>> {
+    if text == "0" {
+        return Ok(Vec::new());
+    }
+    let mut parts = Vec::new();
+    let mut rest = text;
+    while !rest.is_empty() || parts.is_empty() {
+        let (digits, after) = rest.split_at(rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len()));
+        let (unit, next) = after.split_at(after.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(after.len()));
+        if digits.is_empty() {
+            return Err("is not a whole number with a unit behind it".to_owned());
+        }
+        if unit.is_empty() {
+            return Err(if next.is_empty() {
+                format!("has no unit ({units})")
+            } else {
+                "is not a whole number with a unit behind it".to_owned()
+            });
+        }
+        parts.push((digits, unit));
+        rest = next;
+    }
+    Ok(parts)
+}
+
+/// `2h30m45s`, `300ms`, `7d`, `0`: what [`duration`] reads; less than a millisecond is left out.
+pub fn show_duration(value: Duration) -> String {
+    let mut millis = value.as_millis();
+    let mut text = String::new();
+    for (unit, length) in [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)] {
+        if millis >= length {
+            text += &format!("{}{unit}", millis / length);
+            millis %= length;
+        }
+    }
+    if text.is_empty() { "0".to_owned() } else { text }
+}
+
+/// `512MiB`, `93.1GiB`, `0`: for people, with at most one decimal, rounded down.
+pub fn show_size(bytes: u64) -> String {
+    for (unit, length) in [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
+        if bytes >= length {
+            let tenth = bytes % length * 10 / length;
+            let point = if tenth == 0 { String::new() } else { format!(".{tenth}") };
+            return format!("{}{point}{unit}", bytes / length);
+        }
+    }
+    if bytes == 0 { "0".to_owned() } else { format!("{bytes}B") }
+}
+
+fn addresses(text: &str) -> Parsed<Vec<Address>> {
+    text.split(',').map(|one| address(one.trim())).collect()
+}
+
+fn address(text: &str) -> Parsed<Address> {
+    if text.is_empty() {
+        return Err("has an empty address in it".to_owned());
+    }
+    if text.starts_with('/') {
+        return absolute(text).map(Address::Ipc);
+    }
+    let odd = |c: char| c.is_control() || c.is_whitespace();
+    let wrong = || format!("has {:?} in it, which is no address", short(text));
+    if text.contains(odd) {
+        return Err(wrong());
+    }
+    let url = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    let authority = match url {
+        // What stands behind the host's part is the server's business.
+        Some(rest) => rest.split(['/', '?', '#']).next().and_then(|all| all.rsplit('@').next()).unwrap_or(""),
+        None => text,
+    };
+    let (host, port) = if authority.ends_with(']') { (authority, None) } else { split_port(authority) };
+    let plain = |c: char| c.is_alphanumeric() || "-._".contains(c);
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let host_fits = match inner {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.chars().all(plain),
+    };
+    let port_fits = match port {
+        Some(port) => number(port, 65_535).is_ok_and(|port| port > 0),
+        // A URL has its scheme's port; `host` alone would leave one guessing.
+        None => url.is_some(),
+    };
+    if !host_fits || !port_fits {
+        return Err(wrong());
+    }
+    Ok(Address::Http(if url.is_some() { text.to_owned() } else { format!("http://{text}") }))
+}
+
+fn split_port(authority: &str) -> (&str, Option<&str>) {
+    match authority.rsplit_once(':') {
+        Some((host, port)) => (host, Some(port)),
+        None => (authority, None),
+    }
+}
+
+/// At most 80 characters of a text, for messages.
+fn short(text: &str) -> String {
+    let mut shown: String = text.chars().take(80).collect();
+    if shown.len() < text.len() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// The candidate that looks most like a mistyped word; none when none does.
+pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let word: Vec<char> = word.chars().take(100).collect();
+    let rated = candidates.into_iter().map(|candidate| (distance(&word, candidate), candidate));
+    let (least, best) = rated.min_by_key(|(distance, _)| *distance)?;
+    (least * 2 <= word.len().max(best.len())).then_some(best)
+}
+
+/// Levenshtein's edit distance.
+fn distance(word: &[char], candidate: &str) -> usize {
+    let mut costs: Vec<usize> = (0..=word.len()).collect();
+    for (row, wanted) in candidate.chars().enumerate() {
+        let mut diagonal = row;
+        let mut left = row + 1;
+        for (column, have) in word.iter().enumerate() {
+            let above = costs[column + 1];
+            let cost = (diagonal + usize::from(*have != wanted)).min(above + 1).min(left + 1);
+            costs[column] = left;
+            diagonal = above;
+            left = cost;
+        }
+        costs[word.len()] = left;
+    }
+    costs[word.len()]
+}
+
+/// Who said a value.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Origin {
+    /// Nobody: it is the default.
+    Default,
+    /// A config.toml.
+    File(PathBuf),
+    /// An environment variable.
+    Variable(String),
+    /// The command line: `--home`, or `--set key`.
+    Flag(String),
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self {
+            Origin::Default => f.write_str("default"),
+            Origin::File(path) => write!(f, "file {}", path.display()),
+            Origin::Variable(name) => write!(f, "variable {name}"),
+            Origin::Flag(flag) => write!(f, "flag {flag}"),
+        }
+    }
+}
+
+/// One setting's value, still text, and who said it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// The key, in lower case.
+    pub key: String,
+    /// The value; a leading `$DAEMON_HOME/` is spelled out. Empty: not set.
+    pub value: String,
+    /// Who said it.
+    pub origin: Origin,
+}
+
+/// What was said, resolved, still text: it can travel between processes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Settings {
+    /// Every setting once, in the table's order.
+    pub values: Vec<Resolved>,
+    /// `node_args` of the files.
+    pub node_args: Vec<String>,
+    /// Lines for the log.
+    pub warnings: Vec<String>,
+    /// The files that were read, the lesser one first.
+    pub files: Vec<PathBuf>,
+}
+
+/// What [`Settings::get`] tells of a setting that came from a program with another table.
+static UNSAID: Resolved = Resolved { key: String::new(), value: String::new(), origin: Origin::Default };
+
+impl Settings {
+    /// The value of a variable of the table, and who said it.
+    pub fn get(&self, variable: &str) -> &Resolved {
+        self.values.iter().find(|said| said.key.eq_ignore_ascii_case(variable)).unwrap_or(&UNSAID)
+    }
+
+    /// The validated configuration. It reads nothing; after [`resolve`] it does not fail.
+    pub fn config(&self) -> Result<Config> {
+        let mut config = Config::default();
+        let mut problems = Vec::new();
+        for setting in SETTINGS {
+            let said = self.get(setting.variable);
+            problems.extend(setting.apply(&mut config, &said.value, &said.origin.to_string()).err());
+        }
+        let rpc = self.get("DAEMON_RPC_ADDRESS");
+        config.rpc_address_given = rpc.origin != Origin::Default;
+        if !config.rpc_address_given {
+            // Without /etc/hosts, as in a bare container, `localhost` does not resolve.
+            problems
+                .extend(put(&mut config.rpc_address, addresses(&rpc.value.replace("localhost", "127.0.0.1"))).err());
+        }
+        config.node_args.clone_from(&self.node_args);
+        if problems.is_empty() { Ok(config) } else { Err(Error::usage(problems.join("\n"))) }
+    }
+}
+
+/// Where settings come from.
+pub struct Sources<'a> {
+    /// Key (or variable) and value of each flag, in the order of typing; later wins.
+    pub flags: &'a [(String, String)],
+    /// The file that takes the place of the home's: `--config`; without it DAEMON_CONFIG of `env` counts.
+    pub config_file: Option<PathBuf>,
+    /// The environment, see [`environment`].
+    pub env: &'a [(String, String)],
+    /// `/etc/wemixvisor/config.toml`.
+    pub etc: &'a Path,
+}
+
+/// The environment as text. A value that is no UTF-8 is an error where it would count and is left out elsewhere.
+pub fn environment(all: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Vec<(String, String)>> {
+    let mut texts = Vec::new();
+    let mut problems = Vec::new();
+    for (name, value) in all {
+        let Ok(name) = name.into_string() else { continue };
+        match value.into_string() {
+            Ok(value) => texts.push((name, value)),
+            Err(value) if name == "HOME" || name == "DAEMON_CONFIG" || by_variable(&name).is_some() => {
+                problems.push(format!("{name}: {value:?} (variable {name}) is not UTF-8: give a value that is"));
+            }
+            Err(_) => {}
+        }
+    }
+    if problems.is_empty() { Ok(texts) } else { Err(Error::usage(problems.join("\n"))) }
+}
+
+fn by_variable(variable: &str) -> Option<&'static Setting> {
+    SETTINGS.iter().find(|setting| setting.variable == variable)
+}
+
+/// One value that somebody said.
+struct Said {
+    setting: &'static Setting,
+    text: String,
+    origin: Origin,
+    line: Option<usize>,
+}
+
+/// What reading the sources brought besides the values.
+#[derive(Default)]
+struct Notes {
+    node_args: Vec<String>,
+    problems: Vec<String>,
+    warnings: Vec<String>,
+    files: Vec<PathBuf>,
+}
+
+/// Reads all sources. Every error of every source is told, one a line, also of values that another source overrides.
+pub fn resolve(sources: &Sources) -> Result<Settings> {
+    let mut notes = Notes::default();
+    let etc = notes.file(sources.etc, false, true);
+    let env = notes.variables(sources.env);
+    let flags = notes.flags(sources.flags);
+    let variable = |name: &str| {
+        sources.env.iter().find(|(have, value)| have == name && !value.is_empty()).map(|(_, value)| value.as_str())
+    };
+
+    // The home says where its file is, so the file cannot say where the home is; one from elsewhere can.
+    let home_said = last("DAEMON_HOME", etc.iter().chain(&env).chain(&flags)).map(|said| said.text.clone());
+    let home_default = variable("HOME").map(|home| format!("{}/.wemixd", home.trim_end_matches('/')));
+    let own = home_said
+        .as_ref()
+        .or(home_default.as_ref())
+        .and_then(|home| absolute(home).ok())
+        .map(|home| home.join("wemixvisor/config.toml"));
+    let named = sources.config_file.clone().or_else(|| variable("DAEMON_CONFIG").map(PathBuf::from));
+    let file = match (named, own) {
+        (Some(named), own) => {
+            let path = std::path::absolute(&named).unwrap_or(named);
+            notes.file(&path, true, own.as_ref() != Some(&path))
+        }
+        (None, Some(own)) => notes.file(&own, false, false),
+        (None, None) => Vec::new(),
+    };
+
+    let said: Vec<Said> = etc.into_iter().chain(file).chain(env).chain(flags).collect();
+    let home_text = last("DAEMON_HOME", said.iter()).map(|said| said.text.clone()).or(home_default);
+    if home_text.is_none() {
+        notes.problems.push(
+            "DAEMON_HOME: not set, and without HOME there is no default: set DAEMON_HOME or give --home".to_owned(),
+        );
+    }
+    // A wrong home is told once, as such, and not again with each path in it.
+    let home = home_text.as_ref().and_then(|text| absolute(text).ok()).unwrap_or_else(|| PathBuf::from("/"));
+    let spell = |setting: &Setting, text: &str| match text.strip_prefix("$DAEMON_HOME/") {
+        Some(rest) if setting.variable != "DAEMON_HOME" => {
+            home.join(rest.trim_start_matches('/')).to_string_lossy().into_owned()
+        }
+        Some(_) | None => text.to_owned(),
+    };
+    let mut form = Config::default();
+    for one in &said {
+        let place = one.line.map_or_else(|| one.origin.to_string(), |line| format!("{}, line {line}", one.origin));
+        notes.problems.extend(one.setting.apply(&mut form, &spell(one.setting, &one.text), &place).err());
+    }
+    if !notes.problems.is_empty() {
+        return Err(Error::usage(notes.problems.join("\n")));
+    }
+
+    let mut values = Vec::new();
+    for setting in SETTINGS {
+        let won = last(setting.variable, said.iter());
+        let value = match (setting.variable, won) {
+            ("DAEMON_HOME", _) => home.to_string_lossy().into_owned(),
+            (_, Some(won)) => spell(setting, &won.text),
+            (_, None) => spell(setting, setting.default),
+        };
+        match (won.is_some(), setting.used) {
+            (true, Used::NotYet) => {
+                notes.warnings.push(format!("{} is accepted but this version does not act on it yet", setting.variable))
+            }
+            (true, Used::Ignored) => {
+                notes.warnings.push(format!("{} of cosmovisor is accepted but does nothing", setting.variable))
+            }
+            (_, Used::Yes) | (false, Used::NotYet | Used::Ignored) => {}
+        }
+        values.push(Resolved {
+            key: setting.key(),
+            value,
+            origin: won.map_or(Origin::Default, |won| won.origin.clone()),
+        });
+    }
+    Ok(Settings { values, node_args: notes.node_args, warnings: notes.warnings, files: notes.files })
+}
+
+fn last<'a>(variable: &str, said: impl Iterator<Item = &'a Said>) -> Option<&'a Said> {
+    said.filter(|one| one.setting.variable == variable).last()
+}
+
+impl Notes {
+    fn variables(&mut self, env: &[(String, String)]) -> Vec<Said> {
+        let mut said = Vec::new();
+        for (name, value) in env.iter().filter(|(_, value)| !value.is_empty()) {
+            if let Some(setting) = by_variable(name) {
+                said.push(Said { setting, text: value.clone(), origin: Origin::Variable(name.clone()), line: None });
+            } else if name.starts_with("DAEMON_") && name != "DAEMON_CONFIG" {
+                self.warnings.push(format!("{name} is no setting and does nothing; {}", remedy(name, false)));
+            }
+        }
+        said
+    }
+
+    fn flags(&mut self, flags: &[(String, String)]) -> Vec<Said> {
+        let mut said = Vec::new();
+        for (typed, value) in flags {
+            let variable = typed.to_ascii_uppercase();
+            match by_variable(&variable).or_else(|| by_variable(&format!("DAEMON_{variable}"))) {
+                Some(setting) => {
+                    // `cli` hands a flag on as its variable, and what `--set` says as it was typed.
+                    let own = setting.flag.filter(|_| typed == setting.variable);
+                    let flag = own.map_or_else(|| format!("--set {typed}"), str::to_owned);
+                    said.push(Said { setting, text: value.clone(), origin: Origin::Flag(flag), line: None });
+                }
+                None => self.problems.push(format!(
+                    "{}: no such setting (flag --set); {}",
+                    short(typed),
+                    remedy(typed, true)
+                )),
+            }
+        }
+        said
+    }
+
+    /// Reads a file. Only the home's own file may not say where the home is.
+    fn file(&mut self, path: &Path, must_exist: bool, may_move_home: bool) -> Vec<Said> {
+        let shown = path.display();
+        let text = match read(path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && !must_exist => return Vec::new(),
+            Err(e) => {
+                self.problems.push(format!("cannot read the configuration {shown}: {e}"));
+                return Vec::new();
+            }
+        };
+        self.files.push(path.to_owned());
+        let document = match Document::parse(text.as_str()) {
+            Ok(document) => document,
+            Err(e) => {
+                let place = e.span().map_or(String::new(), |span| format!(", line {}", line_of(&text, span.start)));
+                self.problems.push(format!("{shown}{place}: not TOML: {}", e.message().replace('\n', "; ")));
+                return Vec::new();
+            }
+        };
+        let mut said = Vec::new();
+        for (key, item) in document.iter() {
+            let line = item.span().map(|span| line_of(&text, span.start));
+            let place = line.map_or_else(|| format!("file {shown}"), |line| format!("file {shown}, line {line}"));
+            let setting = SETTINGS.iter().find(|setting| setting.key() == key);
+            match (setting, item.as_value().and_then(plain)) {
+                (None, _) if key == "node_args" => match arguments(item) {
+                    Some(arguments) => self.node_args = arguments,
+                    None => self.problems.push(format!(
+                        "node_args ({place}) must be a list of strings, such as [\"--datadir\", \"/data\"]"
+                    )),
+                },
+                (None, _) => {
+                    self.problems.push(format!("{}: no such setting ({place}); {}", short(key), remedy(key, true)))
+                }
+                (Some(setting), _) if setting.variable == "DAEMON_HOME" && !may_move_home => {
+                    self.problems
+                        .push(format!("daemon_home ({place}): a file in the home cannot say where the home is; set DAEMON_HOME or give --home"));
+                }
+                (Some(setting), None) => {
+                    self.problems.push(format!(
+                        "{key} ({place}) must be a string, true, false or a whole number; allowed: {}",
+                        setting.allowed
+                    ));
+                }
+                (Some(setting), Some(text)) => {
+                    said.push(Said { setting, text, origin: Origin::File(path.to_owned()), line })
+                }
+            }
+        }
+        said
+    }
+}
+
+/// What somebody should have written instead of this unknown name.
+fn remedy(name: &str, as_key: bool) -> String {
+    let name = name.to_ascii_uppercase();
+    let bare = |variable: &'static str| variable.strip_prefix("DAEMON_").unwrap_or(variable);
+    if let Some((_, instead)) = FOREIGN.iter().find(|(variable, _)| *variable == name || bare(variable) == name) {
+        return (*instead).to_owned();
+    }
+    // Without the prefix that nearly all of them share, it is the rest that counts.
+    let word = name.strip_prefix("DAEMON_").unwrap_or(&name);
+    let found = nearest(word, SETTINGS.iter().map(|setting| bare(setting.variable)));
+    match SETTINGS.iter().find(|setting| Some(bare(setting.variable)) == found) {
+        Some(setting) if as_key => format!("did you mean {}?", setting.key()),
+        Some(setting) => format!("did you mean {}?", setting.variable),
+        None => "`wemixvisor config show` lists them all".to_owned(),
+    }
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    // Opening a FIFO would wait for a writer.
+    let meta = fs::metadata(path)?;
+    if !meta.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    if meta.len() > MAX_FILE {
+        return Err(io::Error::other(format!("larger than {}", show_size(MAX_FILE))));
+    }
+    fs::read_to_string(path)
+}
+
+fn line_of(text: &str, at: usize) -> usize {
+    text.bytes().take(at).filter(|byte| *byte == b'\n').count() + 1
+}
+
+/// A value of TOML as the text that a variable would hold.
+fn plain(value: &Value) -> Option<String> {
+    let text = value.as_str().map(str::to_owned);
+    text.or_else(|| value.as_bool().map(|b| b.to_string())).or_else(|| value.as_integer().map(|n| n.to_string()))
+}
+
+fn arguments(item: &Item) -> Option<Vec<String>> {
+    item.as_array()?.iter().map(plain).collect()
+}
+
+/// The config.toml that `init` writes: every setting with its help, commented out; `daemon_name` set when a name is given.
+pub fn commented_file(name: Option<&str>) -> String {
+    let mut text = "\
+# The settings of this home. Flags and environment variables win over this file, and it wins over
+# /etc/wemixvisor/config.toml. What stands behind a single # is the default; remove the # to change it.
+# A path may begin with $DAEMON_HOME/. daemon_home itself cannot be set here.
+
+# The node's arguments when the command line gives none.
+#node_args = []
+"
+    .to_owned();
+    for setting in SETTINGS.iter().filter(|setting| setting.variable != "DAEMON_HOME") {
+        let note = match setting.used {
+            Used::Yes => "",
+            Used::NotYet => " This version does not act on it yet.",
+            Used::Ignored => " It does nothing here.",
+        };
+        let bare = boolean(setting.default).is_ok() || number(setting.default, MAX_COUNT).is_ok();
+        let default = if bare { setting.default.to_owned() } else { quoted(setting.default) };
+        let key = setting.key();
+        text += &format!("\n# {}{note}\n# Allowed: {}.\n", setting.help, setting.allowed);
+        text += &match name {
+            Some(name) if setting.variable == "DAEMON_NAME" => format!("{key} = {}\n", quoted(name)),
+            Some(_) | None => format!("#{key} = {default}\n"),
+        };
+    }
+    text
+}
+
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
+
+    use super::*;
+
+    /// A directory of its own for each test that needs files.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("wemixvisor-config-{name}-{}", std::process::id()));
+            let _ = fs::remove_dir_all(&path);
+            fs::create_dir_all(path.join("wemixvisor")).unwrap();
+            Folder(path)
+        }
+
+        fn file(&self, name: &str, text: &str) -> PathBuf {
+            let path = self.0.join(name);
+            fs::write(&path, text).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
+    }
+
+    fn from(flags: &[(&str, &str)], env: &[(&str, &str)], etc: &str, config_file: Option<&Path>) -> Result<Settings> {
+        let (flags, env) = (pairs(flags), pairs(env));
+        resolve(&Sources {
+            flags: &flags,
+            config_file: config_file.map(Path::to_owned),
+            env: &env,
+            etc: Path::new(etc),
+        })
+    }
+
+    /// With these variables and nothing else but a home.
+    fn with(env: &[(&str, &str)]) -> Result<Config> {
+        let all: Vec<(&str, &str)> = [("HOME", "/nowhere")].iter().chain(env).copied().collect();
+        from(&[], &all, "/nowhere", None)?.config()
+    }
+
+    fn error(result: Result<Settings>) -> String {
+        let error = result.unwrap_err();
+        assert_eq!(error.code, crate::error::Code::Usage);
+        error.message
+    }
+
+    #[test]
+    fn every_default_goes_through_its_parser() {
+        let settings = from(&[], &[("HOME", "/nowhere")], "/nowhere", None).unwrap();
+        assert!(settings.warnings.is_empty() && settings.files.is_empty() && settings.values.len() == SETTINGS.len());
+        let config = settings.config().unwrap();
+        assert_eq!(config.home, Path::new("/nowhere/.wemixd"));
+        assert_eq!((config.name.as_str(), config.network.as_str()), ("wemixd", "mainnet"));
+        assert_eq!(config.rpc_address, [Address::Http("http://127.0.0.1:8545".to_owned())]);
+        assert_eq!(settings.get("DAEMON_RPC_ADDRESS").value, "localhost:8545");
+        assert_eq!(config.data_backup_dir, Path::new("/nowhere/.wemixd/backups"));
+        assert_eq!((config.min_disk, config.max_memory, config.log_max_size), (10 << 30, None, 512 << 20));
+        assert_eq!((config.poll_interval, config.restart_delay), (Duration::from_millis(300), Duration::ZERO));
+        assert!(
+            config.restart_after_upgrade && config.restart_on_failure && config.upgrade_enabled && config.color_logs
+        );
+        assert!(!config.rpc_address_given && !config.skip_backup && !config.skip_checksum && !config.allow_empty_data);
+        assert_eq!((config.max_restarts, config.trial_blocks, config.rolling_spacing), (5, 20, 60));
+        let mut variables: Vec<&str> = SETTINGS.iter().map(|setting| setting.variable).collect();
+        variables.sort_unstable();
+        variables.dedup();
+        assert_eq!(variables.len(), SETTINGS.len());
+    }
+
+    #[test]
+    fn what_was_resolved_survives_a_journey_as_json() {
+        let settings = from(&[("DAEMON_NAME", "geth")], &[("HOME", "/nowhere")], "/nowhere", None).unwrap();
+        let back: Settings = serde_json::from_str(&serde_json::to_string(&settings).unwrap()).unwrap();
+        assert_eq!(back, settings);
+        let from_elsewhere = Settings { values: Vec::new(), ..settings };
+        assert!(from_elsewhere.config().unwrap_err().message.contains("DAEMON_HOME"));
+    }
+
+    #[test]
+    fn values_as_in_the_cases() {
+        // Variable, what is fine and what is not: CASES.md A10-A51, where SPEC.md does not say otherwise.
+        let table: &[(&str, &[&str], &[&str])] = &[
+            (
+                "DAEMON_ALLOW_DOWNLOAD_BINARIES",
+                &["", "true", "false", "faLSe", "TRUE"],
+                &["wrong", "truee", "1", "yes", " true"],
+            ),
+            ("DAEMON_RESTART_AFTER_UPGRADE", &["", "true", "false"], &["bad"]),
+            ("UNSAFE_SKIP_BACKUP", &["", "true", "false"], &["bad"]),
+            ("DAEMON_POLL_INTERVAL", &["", "1s", "10ms"], &["bad", "0", "600", "-3m", "9ms", "1.5s"]),
+            ("DAEMON_RESTART_DELAY", &["", "0", "1s"], &["bad", "600", "-3m", "1w", "s", "5s "]),
+            ("DAEMON_PREUPGRADE_MAX_RETRIES", &["", "0", "5"], &["bad", "-1", "+1", "1.5", "99999999999999999999"]),
+            ("COSMOVISOR_DISABLE_LOGS", &["", "true"], &["bad"]),
+            ("COSMOVISOR_COLOR_LOGS", &["", "false"], &["bad"]),
+            ("COSMOVISOR_TIMEFORMAT_LOGS", &["", "rfc3339", "kitchen"], &["wrong"]),
+            ("COSMOVISOR_DISABLE_RECASE", &["", "true"], &["bad"]),
+            ("DAEMON_SHUTDOWN_GRACE", &["", "15s", "0"], &["15"]),
+            ("DAEMON_SHUTDOWN_LIMIT", &["1s"], &["0", "999ms"]),
+            ("DAEMON_HEIGHT_POLL_INTERVAL", &["100ms"], &["99ms", "0"]),
+            ("DAEMON_HOME", &["", "/a", "/a//b/", "/"], &["a", "./a", "~/a", "/a\nb"]),
+            ("DAEMON_NAME", &["", "geth", "a b", "ß"], &["a/b", "/", ".", "..", "a\nb"]),
+            ("DAEMON_NETWORK", &["", "testnet"], &["a\u{7}", &"x".repeat(65)]),
+            ("DAEMON_DATA_BACKUP_DIR", &["", "/b", "$DAEMON_HOME/b"], &["relative", "$HOME/b"]),
+            ("DAEMON_UPGRADE_TRIGGER", &["height", "file"], &["heigth"]),
+            ("DAEMON_BACKUP_MODE", &["auto", "snapshot", "copy"], &["tar"]),
+            (
+                "DAEMON_MIN_DISK",
+                &["0", "1B", "100GB", "512mib", "1048576TiB"],
+                &["100", "1.5GB", "GB", "1GB1MB", "1PB", "1048577TiB", "99999999999999999999B"],
+            ),
+            ("DAEMON_UPGRADE_LEAD", &["0", "1000000000"], &["-1", "1000000001", "1e3"]),
+            ("COSMOVISOR_CUSTOM_PREUPGRADE", &["", "/x", "hook.sh", "a/hook.sh"], &["../x", "a/../../x"]),
+            (
+                "DAEMON_RPC_ADDRESS",
+                &[
+                    "",
+                    "localhost:8545",
+                    "[::1]:8545",
+                    "http://h",
+                    "https://h:1/path?x=y",
+                    "https://u:p@h/",
+                    "/a/geth.ipc",
+                    "a:1, /b,http://c:3",
+                ],
+                &[
+                    "localhost",
+                    ":8545",
+                    "h:0",
+                    "h:65536",
+                    "h:+1",
+                    "h:",
+                    "http://",
+                    "http://:1",
+                    "ws://h:1",
+                    "a:1,,b:1",
+                    "a:1,",
+                    "a b:1",
+                    "[::1]",
+                    "[x]:1",
+                    "geth.ipc",
+                ],
+            ),
+        ];
+        for (variable, good, bad) in table {
+            for value in *good {
+                assert!(with(&[(variable, value)]).is_ok(), "{variable}={value}: {:?}", with(&[(variable, value)]));
+            }
+            for value in *bad {
+                let error = with(&[(variable, value)]).unwrap_err().message;
+                assert!(
+                    error.starts_with(variable) && error.contains("allowed: ") && error.lines().count() == 1,
+                    "{variable}={value}: {error}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn values_mean_what_they_say() {
+        let config = with(&[
+            ("DAEMON_HOME", "//srv/./node//"),
+            ("DAEMON_SHUTDOWN_GRACE", "15s"),
+            ("DAEMON_RESTART_AFTER_UPGRADE", "faLSe"),
+            ("DAEMON_RPC_ADDRESS", "localhost:8546,/srv/geth.ipc,https://h"),
+            ("DAEMON_LOG_FILE", "$DAEMON_HOME/logs/x.log"),
+            ("DAEMON_MAX_MEMORY", "100GB"),
+            ("DAEMON_UPGRADE_TRIGGER", "FILE"),
+            ("DAEMON_MAX_RESTARTS", "7"),
+        ])
+        .unwrap();
+        assert_eq!(config.home.to_str(), Some("/srv/node"));
+        assert_eq!(config.log_file.as_deref(), Some(Path::new("/srv/node/logs/x.log")));
+        assert_eq!(config.shutdown_grace, Duration::from_secs(15));
+        assert!(!config.restart_after_upgrade && config.rpc_address_given);
+        let shown: Vec<String> = config.rpc_address.iter().map(ToString::to_string).collect();
+        assert_eq!(shown, ["http://localhost:8546", "/srv/geth.ipc", "https://h"]);
+        assert_eq!(
+            (config.max_memory, config.upgrade_trigger, config.max_restarts),
+            (Some(100_000_000_000), Trigger::File, 7)
+        );
+    }
+
+    #[test]
+    fn flag_beats_variable_beats_file_beats_etc_beats_default() {
+        let folder = Folder::new("precedence");
+        let home = folder.0.to_str().unwrap();
+        let etc = folder.file(
+            "etc.toml",
+            &format!("daemon_home = {home:?}\ndaemon_name = 'e'\ndaemon_network = 'e'\nnode_args = ['e']\ndaemon_max_restarts = 1"),
+        );
+        let own = folder.file(
+            "wemixvisor/config.toml",
+            "# mine\ndaemon_name = 'f'\ndaemon_network = 'f'\nvalidator_mode = true\nnode_args = ['--port', 1]",
+        );
+        let etc = etc.to_str().unwrap();
+        let settings = from(
+            &[("network", "x"), ("NETWORK", "g")],
+            &[("DAEMON_NAME", "v"), ("DAEMON_NETWORK", "v"), ("DAEMON_POLL_INTERVAL", "")],
+            etc,
+            None,
+        )
+        .unwrap();
+        let told = |variable: &str| (settings.get(variable).value.as_str(), settings.get(variable).origin.to_string());
+        assert_eq!(told("DAEMON_HOME"), (home, format!("file {etc}")));
+        assert_eq!(told("DAEMON_NETWORK"), ("g", "flag --set NETWORK".to_owned()));
+        assert_eq!(told("DAEMON_NAME"), ("v", "variable DAEMON_NAME".to_owned()));
+        assert_eq!(told("VALIDATOR_MODE"), ("true", format!("file {}", own.display())));
+        assert_eq!(told("DAEMON_MAX_RESTARTS"), ("1", format!("file {etc}")));
+        assert_eq!(told("DAEMON_POLL_INTERVAL"), ("300ms", "default".to_owned()));
+        assert_eq!(settings.files, [Path::new(etc), &own]);
+        assert_eq!(settings.node_args, ["--port", "1"]);
+        assert_eq!(settings.warnings, ["VALIDATOR_MODE is accepted but this version does not act on it yet"]);
+
+        // A file named takes the place of the home's, and it may say where the home is; DAEMON_CONFIG names one too.
+        let other = folder.file("other.toml", "daemon_network = 'o'\ndaemon_home = '/o'");
+        for settings in [
+            from(&[], &[], etc, Some(&other)).unwrap(),
+            from(&[], &[("DAEMON_CONFIG", other.to_str().unwrap())], etc, None).unwrap(),
+        ] {
+            assert_eq!(
+                (settings.get("DAEMON_NETWORK").value.as_str(), settings.get("DAEMON_HOME").value.as_str()),
+                ("o", "/o")
+            );
+            assert_eq!(settings.get("DAEMON_NAME").value, "e");
+            assert!(settings.warnings.is_empty());
+        }
+        let flag = from(&[("DAEMON_HOME", "/f")], &[("DAEMON_HOME", "/v")], etc, None).unwrap();
+        assert_eq!(
+            flag.get("DAEMON_HOME"),
+            &Resolved { key: "daemon_home".into(), value: "/f".into(), origin: Origin::Flag("--home".into()) }
+        );
+    }
+
+    #[test]
+    fn all_errors_of_all_sources_are_told_at_once() {
+        let folder = Folder::new("errors");
+        let home = folder.0.to_str().unwrap();
+        folder.file(
+            "wemixvisor/config.toml",
+            "\ndaemon_home = '/x'\ndaemon_pol_interval = '1s'\ndaemon_name = 1.5\nnode_args = 'x'\n[section]\n",
+        );
+        let etc = folder.file("etc.toml", "daemon_min_peers = -1\ndaemon_grpc_address = 'x'\n");
+        let etc = etc.to_str().unwrap();
+        let flags = [("nonsense_of_mine", "1"), ("DAEMON_MAX_RESTARTS", "many"), ("max_restarts", "3")];
+        let error = error(from(&flags, &[("DAEMON_HOME", home), ("DAEMON_POLL_INTERVAL", "600")], etc, None));
+        let wanted = [
+            "daemon_home (file H/wemixvisor/config.toml, line 2): a file in the home cannot say where the home is",
+            "daemon_pol_interval: no such setting (file H/wemixvisor/config.toml, line 3); did you mean daemon_poll_interval?",
+            "daemon_name (file H/wemixvisor/config.toml, line 4) must be a string",
+            "node_args (file H/wemixvisor/config.toml, line 5) must be a list of strings",
+            "section: no such setting (file H/wemixvisor/config.toml, line 6)",
+            "daemon_grpc_address: no such setting (file H/etc.toml, line 2); the head is asked for by JSON-RPC",
+            "nonsense_of_mine: no such setting (flag --set)",
+            "DAEMON_MIN_PEERS: \"-1\" (file H/etc.toml, line 1) is not a whole number; allowed: ",
+            "DAEMON_POLL_INTERVAL: \"600\" (variable DAEMON_POLL_INTERVAL) has no unit (ms, s, m, h, d); allowed: a duration of at least 10ms",
+            "DAEMON_MAX_RESTARTS: \"many\" (flag --max-restarts) is not a whole number",
+        ];
+        assert_eq!(error.lines().count(), wanted.len(), "{error}");
+        for line in wanted {
+            assert!(error.contains(&line.replace("H/", &format!("{home}/"))), "{line}\n---\n{error}");
+        }
+    }
+
+    #[test]
+    fn files_that_cannot_be_read_are_told() {
+        let folder = Folder::new("files");
+        let home = folder.0.to_str().unwrap();
+        let missing = folder.0.join("missing.toml");
+        assert!(
+            error(from(&[], &[("DAEMON_HOME", home)], "/nowhere", Some(&missing)))
+                .contains("missing.toml: No such file")
+        );
+        assert!(error(from(&[], &[("DAEMON_HOME", home)], home, None)).contains("not a regular file"));
+        folder.file("wemixvisor/config.toml", "daemon_name = 'a'\ndaemon_name = 'b'\n");
+        let twice = error(from(&[], &[("DAEMON_HOME", home)], "/nowhere", None));
+        assert!(twice.contains("config.toml, line 2: not TOML: ") && twice.lines().count() == 1, "{twice}");
+    }
+
+    #[test]
+    fn a_home_must_come_from_somewhere() {
+        assert!(error(from(&[], &[], "/nowhere", None)).contains("set DAEMON_HOME or give --home"));
+        assert!(error(from(&[], &[("HOME", ""), ("DAEMON_HOME", "")], "/nowhere", None)).contains("set DAEMON_HOME"));
+        assert!(
+            error(from(&[("DAEMON_HOME", "")], &[("HOME", "/h")], "/nowhere", None)).contains("(flag --home) is empty")
+        );
+        use std::os::unix::ffi::OsStringExt;
+        let odd = || OsString::from_vec(b"/\xff".to_vec());
+        let told =
+            environment([("DAEMON_HOME".into(), odd()), ("DAEMON_NAME".into(), "x".into())]).unwrap_err().message;
+        assert!(told.starts_with("DAEMON_HOME: ") && told.contains("not UTF-8"), "{told}");
+        assert_eq!(environment([("LS_COLORS".into(), odd()), ("A".into(), "b".into())]).unwrap(), pairs(&[("A", "b")]));
+    }
+
+    #[test]
+    fn unknown_variables_are_warnings_and_name_the_nearest() {
+        let env = [
+            ("HOME", "/h"),
+            ("DAEMON_POL_INTERVAL", "x"),
+            ("DAEMON_GRPC_ADDRESS", "x"),
+            ("DAEMON_CONFIG", ""),
+            ("COSMOVISOR_DISABLE_RECASE", "true"),
+            ("DAEMON_QZJXKWVQZ", "1"),
+        ];
+        let warnings = from(&[], &env, "/nowhere", None).unwrap().warnings;
+        assert_eq!(
+            warnings,
+            [
+                "DAEMON_POL_INTERVAL is no setting and does nothing; did you mean DAEMON_POLL_INTERVAL?",
+                "DAEMON_GRPC_ADDRESS is no setting and does nothing; the head is asked for by JSON-RPC, see DAEMON_RPC_ADDRESS",
+                "DAEMON_QZJXKWVQZ is no setting and does nothing; `wemixvisor config show` lists them all",
+                "COSMOVISOR_DISABLE_RECASE of cosmovisor is accepted but does nothing",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_setting_that_waits_for_its_feature_is_warned_about_only_when_set() {
+        for setting in SETTINGS.iter().filter(|setting| setting.used == Used::NotYet && !setting.default.is_empty()) {
+            let value = setting.default.replace("$DAEMON_HOME", "/h");
+            let warnings = from(&[], &[("HOME", "/h"), (setting.variable, &value)], "/nowhere", None).unwrap().warnings;
+            assert_eq!(warnings, [format!("{} is accepted but this version does not act on it yet", setting.variable)]);
+        }
+    }
+
+    #[test]
+    fn durations_are_shown_as_they_are_read() {
+        for text in ["0", "1ms", "300ms", "5s", "2m30s", "1h", "7d", "2h30m45s", "1d2h3m4s5ms", "36500d"] {
+            assert_eq!(show_duration(duration(text).unwrap()), text);
+        }
+        for (text, same) in [("90s", "1m30s"), ("1000ms", "1s"), ("0s", "0"), ("007s", "7s"), ("30s2m", "2m30s")] {
+            assert_eq!(show_duration(duration(text).unwrap()), same);
+        }
+        assert_eq!(show_duration(Duration::from_micros(1_999)), "1ms");
+        for text in [
+            "",
+            "s",
+            "5",
+            "05",
+            "5x",
+            "5 s",
+            "-5s",
+            "+5s",
+            "1.5h",
+            "5sm",
+            "5µs",
+            "36501d",
+            "18446744073709551615d",
+            "99999999999999999999999s",
+            "36500d1ms",
+        ] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+        let _ = show_duration(Duration::MAX);
+    }
+
+    #[test]
+    fn sizes_are_shown_for_people() {
+        for text in ["0", "1B", "1KiB", "512MiB", "10GiB", "2TiB"] {
+            assert_eq!(show_size(size(text).unwrap()), text);
+        }
+        assert_eq!(show_size(100_000_000_000), "93.1GiB");
+        assert_eq!(show_size(u64::MAX), "16777215.9TiB");
+    }
+
+    #[test]
+    fn the_nearest_word_is_near() {
+        let words = ["--max-restarts", "--home", "--name"];
+        assert_eq!(nearest("--max-restart", words), Some("--max-restarts"));
+        assert_eq!(nearest("--hoem", words), Some("--home"));
+        assert_eq!(nearest("quarrelsome", words), None);
+        assert_eq!(nearest("", words), None);
+    }
+
+    #[test]
+    fn the_file_that_init_writes_holds_every_setting_and_can_be_read() {
+        let folder = Folder::new("commented");
+        let home = folder.0.to_str().unwrap();
+        let name = "a \"b\"";
+        folder.file("wemixvisor/config.toml", &commented_file(Some(name)));
+        let settings = from(&[], &[("DAEMON_HOME", home)], "/nowhere", None).unwrap();
+        assert_eq!(settings.get("DAEMON_NAME").value, name);
+        assert!(settings.warnings.is_empty());
+
+        // With every comment sign in front of a setting removed, it says the defaults.
+        let text = commented_file(None);
+        let open: Vec<&str> = text
+            .lines()
+            .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))
+            .collect();
+        folder.file("wemixvisor/config.toml", &open.join("\n"));
+        let all = from(&[], &[("DAEMON_HOME", home)], "/nowhere", None).unwrap();
+        let said = all.values.iter().filter(|said| matches!(said.origin, Origin::File(_))).count();
+        assert_eq!(said, SETTINGS.len() - 1);
+        fs::remove_file(folder.0.join("wemixvisor/config.toml")).unwrap();
+        let none = from(&[], &[("DAEMON_HOME", home)], "/nowhere", None).unwrap();
+        let texts = |settings: &Settings| settings.values.iter().map(|said| said.value.clone()).collect::<Vec<_>>();
+        assert_eq!(texts(&all), texts(&none));
+    }
+}

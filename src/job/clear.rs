@@ -1,0 +1,86 @@
+//! Waits until nobody holds `data.lock`, ending who outlived the node: TERM once to each straggler, KILL when told so.
+//! The node itself gets no TERM here: it had its one, from the supervisor or by its supervisor's death.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use serde::{Deserialize, Serialize};
+
+use super::shim::{open_lock, read_record, write_record};
+use super::{Line, Note, say};
+use crate::error::Result;
+use crate::home::Home;
+use crate::journal::Record;
+use crate::proc::{self, Holder};
+
+/// How often it looks again when nobody's end woke it.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+
+/// What to do with who holds the data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spec {
+    /// End them at once, the node too.
+    pub kill: bool,
+    /// How the node ended, for the run record.
+    pub ended: Option<String>,
+}
+
+/// Returns when the lock was free for a moment and the record says how the node ended.
+pub fn clear(home: &Home, spec: &Spec) -> Result<()> {
+    let lock = open_lock(home)?;
+    let mut signalled: BTreeSet<(u32, u64)> = BTreeSet::new();
+    let mut told: Vec<Holder> = Vec::new();
+    while lock.try_lock().is_err() {
+        let holders = proc::holders(&home.data_lock());
+        if holders != told && !holders.is_empty() {
+            told.clone_from(&holders);
+            say(&Line::Note(Note::Holders(holders.clone())));
+        }
+        let record = read_record(home);
+        for holder in &holders {
+            let signal = if spec.kill {
+                Signal::KILL
+            } else if is_the_node(holder, record.as_ref()) {
+                continue;
+            } else {
+                Signal::TERM
+            };
+            if signalled.insert((holder.pid, holder.start_time)) || spec.kill {
+                send(holder, signal);
+            }
+        }
+        wait_for_an_end(&holders);
+    }
+    if let Some(mut record) = read_record(home).filter(|r| r.ended.is_none()) {
+        record.ended = Some(spec.ended.clone().unwrap_or_else(|| "nobody saw how".to_owned()));
+        write_record(&lock, &home.data_lock(), &record, false)?;
+    }
+    Ok(())
+}
+
+fn is_the_node(holder: &Holder, record: Option<&Record>) -> bool {
+    record.is_some_and(|r| r.pid == holder.pid && r.start_time == holder.start_time && r.death_signal)
+}
+
+/// Signals through a pidfd, opened before the process is looked at once more: its number cannot change owner in between.
+fn send(holder: &Holder, signal: Signal) {
+    let Some(pid) = i32::try_from(holder.pid).ok().and_then(Pid::from_raw) else { return };
+    if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
+        && proc::start_time(holder.pid) == Some(holder.start_time)
+    {
+        let _ = pidfd_send_signal(fd, signal);
+    }
+}
+
+fn wait_for_an_end(holders: &[Holder]) {
+    let fds: Vec<_> = holders
+        .iter()
+        .filter_map(|h| i32::try_from(h.pid).ok().and_then(Pid::from_raw))
+        .filter_map(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+        .collect();
+    let mut polls: Vec<PollFd> = fds.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+    let wait = if polls.is_empty() { Duration::from_millis(5) } else { LOOK_AGAIN };
+    let _ = poll(&mut polls, Timespec::try_from(wait).ok().as_ref());
+}

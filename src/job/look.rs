@@ -1,0 +1,243 @@
+//! Reads what is on disk: link, journal, plans, history, last known state. It changes nothing.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::shim::read_record;
+use crate::error::{Error, OnFile, Result};
+use crate::home::{Home, Release};
+use crate::journal::{History, Journal, Known, Outcome, Record, parse_history};
+use crate::plan::{self, Plan};
+use crate::schedule::Found;
+
+/// The most plan files that are read; more than any chain has.
+const MAX_FILES: usize = 1000;
+
+/// What a look found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Survey {
+    /// What `current` points at, or why it cannot be told.
+    pub current: std::result::Result<Release, String>,
+    /// The height of the plan that brought the current release.
+    pub brought: Option<u64>,
+    /// The upgrade under way, or why its journal cannot be read.
+    pub journal: std::result::Result<Option<Journal>, String>,
+    /// All plans of all files.
+    pub plans: Vec<Found>,
+    /// Files that hold no plan, and why.
+    pub errors: Vec<PlanError>,
+    /// The last finished upgrade.
+    pub last: Option<History>,
+    /// The last known state.
+    pub known: Known,
+    /// Who was started last.
+    pub record: Option<Record>,
+    /// The directories whose changes matter.
+    pub watch: Vec<PathBuf>,
+    /// Whether this file system tells of changes; network and stacked ones do not, or not of all.
+    pub watchable: bool,
+}
+
+/// A plan file that counts for nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlanError {
+    /// The file, relative to the home.
+    pub file: String,
+    /// What is wrong with it.
+    pub error: String,
+}
+
+/// Reads it all.
+pub fn look(home: &Home) -> Survey {
+    let current = home.current_release();
+    let history = read_history(home);
+    let (plans, errors) = read_plans(home, &history);
+    Survey {
+        brought: current.as_ref().ok().and_then(|release| brought(home, release, &history)),
+        current,
+        journal: read_journal(home).map_err(|e| e.message),
+        plans,
+        errors,
+        last: history.last().cloned(),
+        known: read_known(home),
+        record: read_record(home),
+        watch: watched(home),
+        watchable: watchable(&home.data()) && watchable(&home.dir()),
+    }
+}
+
+/// The upgrade under way. A journal that cannot be read is an error: guessing would run the wrong binary.
+pub fn read_journal(home: &Home) -> Result<Option<Journal>> {
+    let path = home.journal();
+    match fs::read_to_string(&path) {
+        Ok(text) => serde_json::from_str(&text).map(Some).on("understand the journal", &path),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).on("read", &path),
+    }
+}
+
+/// The last known state; nothing is known when the file is not there or not whole.
+pub fn read_known(home: &Home) -> Known {
+    fs::read_to_string(home.state()).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+}
+
+/// All finished upgrades, oldest first.
+pub fn read_history(home: &Home) -> Vec<History> {
+    parse_history(&fs::read_to_string(home.history()).unwrap_or_default())
+}
+
+/// The height of the plan that brought a release: of its last committed upgrade, else of the plan stored with it.
+fn brought(home: &Home, release: &Release, history: &[History]) -> Option<u64> {
+    let Release::Upgrade(_) = release else { return None };
+    let stored = || {
+        let bytes = read_plan_bytes(&home.release(release).join("upgrade-info.json")).ok()?;
+        plan::parse(&bytes).ok()?.first().map(|plan| plan.height)
+    };
+    history
+        .iter()
+        .rev()
+        .find(|h| h.result == Outcome::Committed && h.to == *release)
+        .and_then(|h| h.height)
+        .or_else(stored)
+}
+
+/// The plans of both places (and of cosmovisor's batch file), and the files that hold none.
+pub fn read_plans(home: &Home, history: &[History]) -> (Vec<Found>, Vec<PlanError>) {
+    let mut outcomes: BTreeMap<&str, (Outcome, String)> = BTreeMap::new();
+    for line in history {
+        if let Some(digest) = &line.digest {
+            outcomes.insert(digest, (line.result, line.reason.clone()));
+        }
+    }
+    let mut found = Vec::new();
+    let mut errors = Vec::new();
+    for (path, plans) in plan_files(home) {
+        let file = path.strip_prefix(home.root()).unwrap_or(&path).display().to_string();
+        match plans {
+            Ok(plans) => found.extend(plans.into_iter().map(|plan| {
+                let release = home.find(&plan.name);
+                let digest = plan.digest();
+                Found {
+                    print: fingerprint(&home.binary(&release)),
+                    outcome: outcomes.get(digest.as_str()).cloned(),
+                    description: plan.description(),
+                    fetchable: plan.names_binaries(),
+                    name: plan.name,
+                    height: plan.height,
+                    file: file.clone(),
+                    digest,
+                    release,
+                }
+            })),
+            Err(error) => errors.push(PlanError { file, error }),
+        }
+    }
+    (found, errors)
+}
+
+/// Every plan file and what it holds.
+pub fn plan_files(home: &Home) -> Vec<(PathBuf, std::result::Result<Vec<Plan>, String>)> {
+    let data = home.data();
+    let mut paths: Vec<PathBuf> = fs::read_dir(data.join("upgrades"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .take(MAX_FILES)
+        .map(|entry| entry.path().join("upgrade-info.json"))
+        .filter(|path| path.symlink_metadata().is_ok())
+        .collect();
+    paths.sort();
+    paths.extend(
+        ["upgrade-info.json", "upgrade-info.json.batch"]
+            .map(|name| data.join(name))
+            .into_iter()
+            .filter(|p| p.symlink_metadata().is_ok()),
+    );
+    let read = |path: &Path| {
+        inside(&data, path)?;
+        plan::parse(&read_plan_bytes(path)?)
+    };
+    paths.into_iter().map(|path| (path.clone(), read(&path))).collect()
+}
+
+/// A link that leaves `data/` is refused: who may write there must not make us read elsewhere.
+fn inside(data: &Path, path: &Path) -> std::result::Result<(), String> {
+    let real = |p: &Path| p.canonicalize().map_err(|e| format!("cannot be followed: {e}"));
+    if real(path)?.starts_with(real(data)?) { Ok(()) } else { Err("a link that leaves data/".to_owned()) }
+}
+
+/// Reads a plan file that is a regular file which not everybody may write; at most 1 MiB of it.
+fn read_plan_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
+    // NONBLOCK: opening a FIFO must not wait for its writer.
+    let file = File::options()
+        .read(true)
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+        .map_err(|e| format!("cannot be read: {e}"))?;
+    let meta = file.metadata().map_err(|e| format!("cannot be read: {e}"))?;
+    if !meta.is_file() {
+        return Err("not a regular file".to_owned());
+    }
+    if meta.mode() & 0o002 != 0 {
+        return Err("everybody may write it: chmod o-w it".to_owned());
+    }
+    let mut bytes = Vec::new();
+    file.take(plan::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot be read: {e}"))?;
+    Ok(bytes)
+}
+
+/// What a binary looks like from outside; changes when it is replaced.
+pub fn fingerprint(binary: &Path) -> Option<String> {
+    let meta = fs::metadata(binary).ok()?;
+    Some(format!("{}-{}-{}.{}-{:o}", meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec(), meta.mode()))
+}
+
+/// Whether a name in a data directory is ours (plans, own backups) or of an empty file system, and so no node's data.
+pub fn is_ours_in_data(path: &Path) -> bool {
+    matches!(
+        path.file_name().and_then(|name| name.to_str()),
+        Some("upgrades" | "upgrade-info.json" | "upgrade-info.json.batch" | ".wemixvisor-backups" | "lost+found")
+    )
+}
+
+/// Where plans and releases come and go. A parent is watched only until its child is there: other things change in it all
+/// the time.
+fn watched(home: &Home) -> Vec<PathBuf> {
+    let mut dirs = Vec::new();
+    for (parent, child) in [(home.root().to_path_buf(), home.data()), (home.dir(), home.upgrades())] {
+        dirs.push(if child.is_dir() { child } else { parent });
+    }
+    for parent in [home.data().join("upgrades"), home.upgrades()] {
+        dirs.push(parent.clone());
+        let below = fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());
+        for dir in below.take(MAX_FILES) {
+            dirs.push(dir.join("bin"));
+            dirs.push(dir);
+        }
+    }
+    dirs.retain(|dir| dir.is_dir());
+    dirs.sort();
+    dirs.dedup();
+    dirs
+}
+
+/// NFS, SMB, FUSE, 9p, Ceph, overlay: changes made elsewhere, or below, come without an event.
+fn watchable(dir: &Path) -> bool {
+    const SILENT: &[u64] = &[0x6969, 0xff53_4d42, 0xfe53_4d42, 0x6573_5546, 0x0102_1997, 0x00c3_6400, 0x794c_7630];
+    rustix::fs::statfs(dir).is_ok_and(|fs| !SILENT.contains(&fs.f_type.cast_unsigned().into()))
+}
+
+/// The plan with this digest, if a file still holds it.
+pub fn find_plan(home: &Home, digest: &str) -> Result<Plan> {
+    plan_files(home)
+        .into_iter()
+        .filter_map(|(_, plans)| plans.ok())
+        .flatten()
+        .find(|plan| plan.digest() == digest)
+        .ok_or_else(|| Error::refused("the plan was withdrawn or changed meanwhile"))
+}

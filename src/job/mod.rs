@@ -1,0 +1,177 @@
+//! What may block: each job runs in a short-lived process of its own (this same binary), can be killed at any instant and
+//! run again. The job's spec comes as JSON on stdin, its reports go as JSON lines to stdout, its log to stderr.
+#![allow(clippy::disallowed_methods, reason = "blocking is allowed from here down: a job is a process of its own")]
+
+pub mod check;
+pub mod clear;
+pub mod durable;
+pub mod look;
+pub mod probe;
+pub mod rpc;
+pub mod shim;
+pub mod stage;
+pub mod step;
+
+use std::io::{BufReader, Write};
+use std::process::ExitCode;
+
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Settings, Sources};
+use crate::error::Result;
+use crate::home::Home;
+use crate::journal::Journal;
+use crate::proc::Holder;
+
+/// A piece of work for a worker.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Job {
+    /// Read link, journal, plans, history and what else is known.
+    Look,
+    /// Ask the node where it is and who it is.
+    Probe(probe::Spec),
+    /// Check that a release can be run.
+    Stage(stage::Spec),
+    /// Move an upgrade on by one durable step.
+    Step(Box<step::Step>),
+    /// Wait until nobody holds the data any more, ending who was left behind.
+    Clear(clear::Spec),
+    /// Read the settings again.
+    Reload(Flags),
+}
+
+/// What was typed when the supervisor was started; the settings are read again with it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Flags {
+    /// Flags and `--set`, in order.
+    pub settings: Vec<(String, String)>,
+    /// The file of `--config`.
+    pub config_file: Option<std::path::PathBuf>,
+}
+
+impl Flags {
+    /// The settings as they are said now.
+    pub fn resolve(&self) -> Result<Settings> {
+        self.with_sources(crate::config::resolve)
+    }
+
+    /// Gives all sources of settings to `read`.
+    pub fn with_sources<T>(&self, read: impl FnOnce(&Sources) -> Result<T>) -> Result<T> {
+        let env = crate::config::environment(std::env::vars_os())?;
+        let etc = std::path::Path::new("/etc/wemixvisor/config.toml");
+        read(&Sources { flags: &self.settings, config_file: self.config_file.clone(), env: &env, etc })
+    }
+}
+
+/// What a worker is told on stdin.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The supervisor's process id: who else is our parent means that it died.
+    pub supervisor: u32,
+    /// The home it works on.
+    pub home: Home,
+    /// The work.
+    pub job: Job,
+}
+
+/// A line of a worker's stdout.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Line {
+    /// It goes on; this is what it sees.
+    Note(Note),
+    /// It is done.
+    Done(Report),
+    /// It failed, for this reason.
+    Failed(String),
+}
+
+/// What a worker or the shim tells while it goes on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Note {
+    /// These still hold the data.
+    Holders(Vec<Holder>),
+    /// The shim: the data is held by another; nothing was started.
+    Busy(Vec<Holder>),
+    /// The shim: this start is refused, and why.
+    Refused(String),
+    /// The shim: on record; exec is next. The end of its pipe says that it worked.
+    Recorded(Recorded),
+    /// The shim: the program could not be executed.
+    NotExecuted(String),
+    /// The shim: something that the operator should know.
+    Warning(String),
+}
+
+/// What the shim recorded just before it became the node.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Recorded {
+    /// The release that it becomes.
+    pub release: crate::home::Release,
+    /// The arguments as the node gets them (node-args applied).
+    pub args: Vec<String>,
+    /// How often the new release of a trial was started by now.
+    pub starts: u32,
+}
+
+/// What a job found or did.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Report {
+    /// Of `Look`.
+    Surveyed(Box<look::Survey>),
+    /// Of `Probe`.
+    Probed(Box<probe::Probed>),
+    /// Of `Stage`.
+    Staged(stage::Staged),
+    /// Of `Step`: the journal as it is now.
+    Stepped(Option<Box<Journal>>),
+    /// Of `Clear`: nobody holds the data.
+    Cleared,
+    /// Of `Reload`.
+    Settings(Box<Settings>),
+}
+
+/// Writes one report line. A supervisor that is gone needs none.
+pub fn say(line: &Line) {
+    if let Ok(mut text) = serde_json::to_string(line) {
+        text.push('\n');
+        let _ = std::io::stdout().lock().write_all(text.as_bytes());
+    }
+}
+
+/// The worker's entry: dies with its supervisor, then does what stdin says.
+pub fn worker() -> ExitCode {
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    let spec: Spec = match serde_json::from_reader(BufReader::new(std::io::stdin())) {
+        Ok(spec) => spec,
+        Err(e) => {
+            say(&Line::Failed(format!("the job's spec cannot be read: {e}")));
+            return ExitCode::FAILURE;
+        }
+    };
+    let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    if u32::try_from(parent).ok() != Some(spec.supervisor) {
+        return ExitCode::FAILURE;
+    }
+    match run(&spec.home, spec.job) {
+        Ok(report) => {
+            say(&Line::Done(report));
+            ExitCode::SUCCESS
+        }
+        Err(e) => {
+            say(&Line::Failed(e.message));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(home: &Home, job: Job) -> Result<Report> {
+    match job {
+        Job::Look => Ok(Report::Surveyed(Box::new(look::look(home)))),
+        Job::Probe(spec) => probe::probe(home, &spec).map(|probed| Report::Probed(Box::new(probed))),
+        Job::Stage(spec) => Ok(Report::Staged(stage::stage(home, &spec))),
+        Job::Step(step) => step::carry_out(home, *step).map(|journal| Report::Stepped(journal.map(Box::new))),
+        Job::Clear(spec) => clear::clear(home, &spec).map(|()| Report::Cleared),
+        Job::Reload(flags) => flags.resolve().map(|settings| Report::Settings(Box::new(settings))),
+    }
+}

@@ -1,0 +1,159 @@
+//! Asks the node where it is and who it is. An answer counts only when it comes from this node: who listens must be
+//! among those that hold `data.lock`. What was learnt goes into `state.json` (unsynced: an older one is safe).
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::rpc::{Client, Failure, quantity};
+use super::{durable, look};
+use crate::config::Address;
+use crate::error::{Error, OnFile, Result};
+use crate::home::{Home, Release};
+use crate::journal::{Head, Identity, Known, unix_now};
+use crate::proc;
+
+/// What to ask, and where.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The addresses, in the order in which they are tried.
+    pub addresses: Vec<Address>,
+    /// The release that runs.
+    pub release: Release,
+    /// Whether to ask who the node is, too.
+    pub identity: bool,
+    /// Whether to write down what is learnt. A node whose identity is on trial must not overwrite the one before.
+    pub remember_identity: bool,
+}
+
+/// What the node told.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Probed {
+    /// The address that answered.
+    pub address: String,
+    /// How long its first answer took.
+    pub latency_ms: u64,
+    /// Who answered is not this node: the answer counts for nothing.
+    pub foreign: bool,
+    /// The highest block.
+    pub head: u64,
+    /// The time in that block, seconds since 1970.
+    pub head_time: Option<u64>,
+    /// Connected peers.
+    pub peers: Option<u64>,
+    /// Whether it says that it syncs, and up to which block.
+    pub syncing: Option<u64>,
+    /// Who it is, when that was asked.
+    pub identity: Option<Identity>,
+    /// `web3_clientVersion`, when identity was asked.
+    pub version: Option<String>,
+}
+
+/// Asks each address until one answers that is this node; a foreign answer is the second choice.
+pub fn probe(home: &Home, spec: &Spec) -> Result<Probed> {
+    let mut foreign = None;
+    let mut reasons = Vec::new();
+    for address in &spec.addresses {
+        match ask(home, address, spec.identity) {
+            Ok(probed) if probed.foreign => foreign = foreign.or(Some(probed)),
+            Ok(probed) => {
+                remember(home, spec, &probed)?;
+                return Ok(probed);
+            }
+            Err(failure) => reasons.push(format!("{address}: {failure}")),
+        }
+    }
+    foreign.ok_or_else(|| Error::failed(reasons.join("; ")))
+}
+
+fn ask(home: &Home, address: &Address, identity: bool) -> std::result::Result<Probed, Failure> {
+    let began = Instant::now();
+    let mut client = Client::connect(address)?;
+    let head = client.call("eth_blockNumber", json!([]))?;
+    let head = quantity(&head).ok_or_else(|| Failure::Silent("eth_blockNumber gave no number".to_owned()))?;
+    let latency_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let foreign = !is_this_node(home, address, &client);
+    let mut probed = Probed { address: address.to_string(), latency_ms, foreign, head, ..Probed::default() };
+    if foreign {
+        return Ok(probed);
+    }
+    let mut optional = |method: &str, params: Value| client.call(method, params).ok();
+    probed.head_time =
+        optional("eth_getBlockByNumber", json!(["latest", false])).and_then(|b| quantity(b.get("timestamp")?));
+    probed.peers = optional("net_peerCount", json!([])).and_then(|n| quantity(&n));
+    probed.syncing = optional("eth_syncing", json!([])).and_then(|s| quantity(s.get("highestBlock")?));
+    if identity {
+        let text = |value: Option<Value>| value.and_then(|v| Some(v.as_str()?.chars().take(200).collect::<String>()));
+        probed.version = text(optional("web3_clientVersion", json!([])));
+        let chain_id = text(optional("eth_chainId", json!([])));
+        let genesis =
+            text(optional("eth_getBlockByNumber", json!(["0x0", false])).and_then(|b| b.get("hash").cloned()));
+        // The validator's address where the node is one; else its p2p id. Both come from the same key.
+        let node = text(optional("istanbul_nodeAddress", json!([])))
+            .or_else(|| text(optional("admin_nodeInfo", json!([])).and_then(|info| info.get("id").cloned())));
+        probed.identity = Some(Identity { chain_id, genesis, node });
+    }
+    Ok(probed)
+}
+
+/// Whether who listens at this address holds the data lock: the node, or a child of it.
+fn is_this_node(home: &Home, address: &Address, client: &Client) -> bool {
+    let holders = proc::holders(&home.data_lock());
+    match address {
+        Address::Ipc(_) => client.peer().is_some_and(|pid| holders.iter().any(|h| h.pid == pid)),
+        Address::Http(url) => loopback_port(url).is_some_and(|port| proc::listens(&holders, port)),
+    }
+}
+
+/// The port of a URL whose host is this machine's loopback.
+fn loopback_port(url: &str) -> Option<u16> {
+    let (scheme, rest) = url.split_once("://")?;
+    let authority = rest.split(['/', '?']).next()?;
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port.parse().ok()?),
+        Some(_) | None => (authority, if scheme == "https" { 443 } else { 80 }),
+    };
+    let loopback = host == "localhost"
+        || host == "[::1]"
+        || (host.starts_with("127.") && host.parse::<std::net::Ipv4Addr>().is_ok());
+    loopback.then_some(port)
+}
+
+fn remember(home: &Home, spec: &Spec, probed: &Probed) -> Result<()> {
+    let before = look::read_known(home);
+    let identity = match (&probed.identity, spec.remember_identity) {
+        (Some(identity), true) => identity.clone().or(&before.identity),
+        (Some(_) | None, _) => before.identity.clone(),
+    };
+    let known = Known {
+        head: Some(Head { number: probed.head, seen: unix_now(), release: spec.release.clone() }),
+        client_version: probed.version.clone().or_else(|| before.client_version.clone()),
+        identity,
+        last: before.last.clone(),
+    };
+    let path = home.state();
+    let text = serde_json::to_vec_pretty(&known).on("write", &path)?;
+    durable::replace_file_unsynced(&path, &text, 0o600, home.owner().on("read", home.root())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_loopback_address_can_be_shown_to_be_this_node() {
+        for (url, port) in [
+            ("http://127.0.0.1:8545", Some(8545)),
+            ("http://localhost:8588/path", Some(8588)),
+            ("http://[::1]:7", Some(7)),
+            ("http://127.9.9.9", Some(80)),
+            ("https://localhost", Some(443)),
+            ("http://127.example.com:1", None),
+            ("http://10.0.0.1:8545", None),
+            ("http://example.com:8545", None),
+        ] {
+            assert_eq!(loopback_port(url), port, "{url}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The exec shim: takes `data.lock`, puts the start on record, makes its own session, and becomes the node. The lock is
+//! inherited by all that the node starts, so it is free exactly when the last of them is gone.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Seek, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use rustix::io::FdFlags;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::{Line, Note, Recorded, durable, look};
+use crate::error::{OnFile, Result};
+use crate::home::{Home, Release};
+use crate::journal::{Record, Stage, unix_now};
+use crate::node_args;
+use crate::proc;
+
+/// Variables that speak of the supervisor and would mislead the node.
+const NOT_FOR_THE_NODE: &[&str] =
+    &["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+
+/// The signals whose inherited "ignore" is undone. TERM is among them: a node that ignores it could not be stopped.
+const ORDINARY: &[i32] = &[1, 2, 3, 10, 12, 14, 15, 17, 18, 20, 21, 22, 23, 28];
+
+/// How the node is to be started; its arguments follow on the command line.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The supervisor's process id: who else is our parent means that it died.
+    pub supervisor: u32,
+    /// The home.
+    pub home: Home,
+    /// Where the node's output goes; ours when none.
+    pub log: Option<PathBuf>,
+    /// Whether the node gets the supervisor's stdin instead of /dev/null.
+    pub stdin: bool,
+    /// The data directory, where the settings name one.
+    pub data_dir: Option<PathBuf>,
+    /// The operator said that it may be empty.
+    pub allow_empty_data: bool,
+}
+
+/// Becomes the node, or says on the report pipe (its stdin) why not.
+pub fn exec(words: &[String]) -> ExitCode {
+    let Some((spec, args)) = words.split_first() else { return ExitCode::from(2) };
+    let Ok(spec) = serde_json::from_str::<Spec>(spec) else { return ExitCode::from(2) };
+    let Ok(report) = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3) else { return ExitCode::from(2) };
+    let mut report = File::from(report);
+    let note = match prepare(&spec, args, &mut report) {
+        Ok(Ready { mut command, lock }) => match rustix::io::fcntl_setfd(&lock, FdFlags::empty()) {
+            Ok(()) => {
+                let error = command.exec();
+                Note::NotExecuted(format!("cannot execute {}: {error}", command.get_program().display()))
+            }
+            Err(e) => Note::NotExecuted(format!("cannot hand on {}: {e}", spec.home.data_lock().display())),
+        },
+        Err(note) => *note,
+    };
+    tell(&mut report, note);
+    ExitCode::FAILURE
+}
+
+/// All that is needed to become the node.
+struct Ready {
+    command: Command,
+    lock: File,
+}
+
+fn tell(report: &mut File, note: Note) {
+    if let Ok(mut text) = serde_json::to_string(&Line::Note(note)) {
+        text.push('\n');
+        let _ = report.write_all(text.as_bytes());
+    }
+}
+
+fn prepare(spec: &Spec, args: &[String], report: &mut File) -> std::result::Result<Ready, Box<Note>> {
+    let refused = |e: crate::error::Error| Box::new(Note::Refused(e.message));
+    let _ = rustix::process::setsid();
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+    let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+    if u32::try_from(parent).ok() != Some(spec.supervisor) {
+        return Err(Box::new(Note::Refused("the supervisor is gone".to_owned())));
+    }
+    redirect_stdin(spec).map_err(refused)?;
+    let lock = open_lock(&spec.home).map_err(refused)?;
+    if lock.try_lock().is_err() {
+        return Err(Box::new(Note::Busy(proc::holders(&spec.home.data_lock()))));
+    }
+    let release = spec.home.current_release().map_err(|e| Box::new(Note::Refused(e)))?;
+    let binary = spec.home.current_binary();
+    let final_args = with_node_args(&spec.home, &release, args).map_err(refused)?;
+    if !spec.allow_empty_data {
+        let data_dir = spec.data_dir.clone().or_else(|| node_args::data_dir(&final_args));
+        guard(&spec.home, &data_dir.unwrap_or_else(|| spec.home.data())).map_err(refused)?;
+    }
+    redirect_output(spec).map_err(refused)?;
+    // A start that cannot be put on record is still a start: a disk that is full must not cost the node.
+    let starts = count_start(&spec.home, &release).unwrap_or_else(|e| {
+        tell(report, Note::Warning(format!("{e}: this start of {release} is not counted")));
+        0
+    });
+    let death_signal = !has_capabilities(&binary);
+    if let Err(e) = record(&lock, &spec.home, &release, args, death_signal) {
+        tell(report, Note::Warning(format!("{e}: this start is not on record")));
+    }
+    undo_ignored();
+    tell(report, Note::Recorded(Recorded { release, args: final_args.clone(), starts }));
+    let mut command = Command::new(binary);
+    command.args(final_args);
+    for variable in NOT_FOR_THE_NODE {
+        command.env_remove(variable);
+    }
+    Ok(Ready { command, lock })
+}
+
+/// Opens the data lock, making it when it is not there.
+pub fn open_lock(home: &Home) -> Result<File> {
+    let path = home.data_lock();
+    let fresh = !path.exists();
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .on("open", &path)?;
+    if fresh && let Ok(owner) = home.owner() {
+        durable::give(&path, owner)?;
+    }
+    Ok(file)
+}
+
+/// The record in the data lock, if there is a whole one.
+pub fn read_record(home: &Home) -> Option<Record> {
+    serde_json::from_str(&fs::read_to_string(home.data_lock()).ok()?).ok()
+}
+
+/// Writes the record into the data lock, in place: only its holder does, and a torn one is no record.
+pub fn write_record(mut lock: &File, path: &Path, record: &Record, sync: bool) -> Result<()> {
+    let text = serde_json::to_string(record).on("write", path)?;
+    lock.rewind().and_then(|()| lock.set_len(0)).and_then(|()| lock.write_all(text.as_bytes())).on("write", path)?;
+    if sync { lock.sync_data().on("sync", path) } else { Ok(()) }
+}
+
+fn record(lock: &File, home: &Home, release: &Release, args: &[String], death_signal: bool) -> Result<()> {
+    let pid = std::process::id();
+    let record = Record {
+        pid,
+        start_time: proc::start_time(pid).unwrap_or(0),
+        boot_id: proc::boot_id(),
+        release: release.clone(),
+        args: args.to_vec(),
+        started: unix_now(),
+        death_signal,
+        ended: None,
+    };
+    write_record(lock, &home.data_lock(), &record, true)
+}
+
+/// Deaths in a trial are counted on disk, before the exec: three starts are three, whoever died with them.
+fn count_start(home: &Home, release: &Release) -> Result<u32> {
+    let Some(mut journal) = look::read_journal(home)?.filter(|j| j.stage == Stage::Trial && j.to == *release) else {
+        return Ok(0);
+    };
+    journal.starts += 1;
+    super::step::write_journal(home, &journal)?;
+    Ok(journal.starts)
+}
+
+/// A home that had a head and now has an empty data directory is a disk that was not mounted.
+fn guard(home: &Home, data_dir: &Path) -> Result<()> {
+    let known = look::read_known(home);
+    let empty = fs::read_dir(data_dir)
+        .map_or(true, |mut entries| !entries.any(|e| e.is_ok_and(|e| !look::is_ours_in_data(&e.path()))));
+    match known.head {
+        Some(head) if head.number > 0 && empty => Err(crate::error::Error::refused(format!(
+            "{} is empty, but this node was at block {}: is its disk not mounted? (if it is meant to be empty: --set allow_empty_data=true)",
+            data_dir.display(),
+            head.number
+        ))),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The release's own `node-args` replace the given ones: one argument a line, `%{args}` stands for the given ones.
+pub fn with_node_args(home: &Home, release: &Release, args: &[String]) -> Result<Vec<String>> {
+    let path = home.release(release).join("node-args");
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(args.to_vec()),
+        Err(e) => return Err(e).on("read", &path),
+    };
+    Ok(expand(&text, args))
+}
+
+fn expand(text: &str, args: &[String]) -> Vec<String> {
+    let mut all = Vec::new();
+    for line in text.lines().map(|line| line.strip_suffix('\r').unwrap_or(line)).filter(|line| !line.is_empty()) {
+        if line == "%{args}" {
+            all.extend_from_slice(args);
+        } else {
+            all.push(line.to_owned());
+        }
+    }
+    all
+}
+
+fn redirect_stdin(spec: &Spec) -> Result<()> {
+    // The supervisor's own stdin, opened anew; a socket cannot be, and gives /dev/null. NOCTTY: it must not become the
+    // terminal of the node's session.
+    let theirs = PathBuf::from(format!("/proc/{}/fd/0", spec.supervisor));
+    let open = |path: &Path| {
+        OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::NOCTTY.bits().cast_signed()).open(path)
+    };
+    let null = Path::new("/dev/null");
+    let file = if spec.stdin { open(&theirs).or_else(|_| open(null)) } else { open(null) }.on("open", null)?;
+    rustix::stdio::dup2_stdin(file).on("take as stdin", null)
+}
+
+fn redirect_output(spec: &Spec) -> Result<()> {
+    let Some(log) = &spec.log else { return Ok(()) };
+    let fresh = !log.exists();
+    // Opened for append, no pipe: whatever dies, the node keeps writing.
+    let file = OpenOptions::new().append(true).create(true).mode(0o640).open(log).on("open the node's log", log)?;
+    if fresh && let Ok(owner) = spec.home.owner() {
+        durable::give(log, owner)?;
+    }
+    rustix::stdio::dup2_stdout(&file).on("write to", log)?;
+    rustix::stdio::dup2_stderr(&file).on("write to", log)
+}
+
+/// A signal that was ignored before us stays ignored across exec; one with a handler becomes default. Only those that are
+/// really ignored get one: a TERM that comes right now must still end us.
+fn undo_ignored() {
+    let (_, ignored) = proc::inherited_signals();
+    let nothing = Arc::new(AtomicBool::new(false));
+    for &signal in ORDINARY.iter().filter(|&&signal| proc::in_mask(ignored, signal)) {
+        let _ = signal_hook::flag::register(signal, Arc::clone(&nothing));
+    }
+}
+
+/// File capabilities clear the death signal at exec.
+pub fn has_capabilities(binary: &Path) -> bool {
+    rustix::fs::getxattr(binary, "security.capability", &mut [0u8; 64][..]).is_ok_and(|n| n > 0)
+}
+
+/// The last words that a reader of a file wants: at most this many lines, from its last 8 KiB.
+pub fn last_lines(path: &Path, lines: usize) -> Vec<String> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = File::open(path)?;
+        let len = file.metadata()?.len();
+        file.seek(std::io::SeekFrom::Start(len.saturating_sub(8192)))?;
+        let mut tail = Vec::new();
+        file.take(8192).read_to_end(&mut tail)?;
+        Ok(tail)
+    };
+    let text = String::from_utf8_lossy(&read().unwrap_or_default()).into_owned();
+    let all: Vec<&str> = text.lines().collect();
+    all.iter()
+        .skip(all.len().saturating_sub(lines))
+        .map(|line| line.chars().filter(|c| !c.is_control()).take(400).collect())
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_args_replace_the_given_ones_and_may_contain_them() {
+        let given = ["--datadir".to_owned(), "/d".to_owned()];
+        assert_eq!(expand("--a\n\n%{args}\r\n--b c\n", &given), ["--a", "--datadir", "/d", "--b c"]);
+        assert_eq!(expand("--only\n", &given), ["--only"]);
+    }
+}

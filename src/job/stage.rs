@@ -1,0 +1,194 @@
+//! Looks at a release before its time: whether its binary can run here, and whether the switch will be possible.
+
+use std::fs;
+use std::io::Read;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, Signal, kill_process_group};
+use serde::{Deserialize, Serialize};
+
+use super::{check, durable, look, shim};
+use crate::error::{OnFile, Result};
+use crate::home::{Home, Release};
+
+/// How long a binary may take to tell its version.
+const VERSION_TIME: Duration = Duration::from_secs(5);
+
+/// How much of what it tells is read.
+const VERSION_MAX: u64 = 64 << 10;
+
+/// Which release to look at.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The release.
+    pub release: Release,
+}
+
+/// What was found.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Staged {
+    /// The release.
+    pub release: Release,
+    /// What its binary looked like then.
+    pub print: Option<String>,
+    /// Every check, in order, with its finding; the first that fails ends the list.
+    pub checks: Vec<Check>,
+    /// What the binary says of its version.
+    pub version: Option<String>,
+}
+
+/// One check and its finding.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was checked.
+    pub what: String,
+    /// What speaks against going on, if anything does.
+    pub problem: Option<String>,
+    /// What the operator should know although it is no obstacle.
+    pub remark: Option<String>,
+}
+
+impl Staged {
+    /// Why the release cannot be started, if so.
+    pub fn problem(&self) -> Option<&str> {
+        self.checks.iter().find_map(|check| check.problem.as_deref())
+    }
+}
+
+/// Does every check, up to the first that fails.
+pub fn stage(home: &Home, spec: &Spec) -> Staged {
+    let binary = home.binary(&spec.release);
+    let mut staged =
+        Staged { release: spec.release.clone(), print: look::fingerprint(&binary), checks: Vec::new(), version: None };
+    let mut good = staged.note("the binary can be executed here", check::executable(&binary).map(|()| None));
+    good = good && {
+        let told = version(&binary);
+        staged.version = told.clone().ok();
+        staged.note("the binary tells its version", told.map(Some))
+    };
+    good = good
+        && staged.note(
+            "its node-args can be read",
+            shim::with_node_args(home, &spec.release, &[]).map(|_| None).map_err(|e| e.message),
+        );
+    good = good && staged.note("the link can be moved", trial_link(home).map(|()| None).map_err(|e| e.message));
+    if good && shim::has_capabilities(&binary) {
+        let remark =
+            "it has file capabilities: the kernel then sends no TERM to the node when its supervisor is killed";
+        let _ = staged.note("the death signal reaches it", Ok(Some(remark.to_owned())));
+    }
+    staged
+}
+
+impl Staged {
+    fn note(&mut self, what: &str, finding: std::result::Result<Option<String>, String>) -> bool {
+        let good = finding.is_ok();
+        let (remark, problem) = match finding {
+            Ok(remark) => (remark, None),
+            Err(problem) => (None, Some(problem)),
+        };
+        self.checks.push(Check { what: what.to_owned(), problem, remark });
+        good
+    }
+}
+
+/// Makes, moves and removes a link as the switch will, beside `current`.
+fn trial_link(home: &Home) -> Result<()> {
+    let trial = home.dir().join("trial-link");
+    durable::replace_link(&trial, Path::new("genesis"), home.owner().on("read", home.root())?)?;
+    durable::remove_file(&trial)
+}
+
+/// What a binary says to `version`, `--version`, `-version` or `-v`: the line with the version, or the first line.
+pub fn version(binary: &Path) -> std::result::Result<String, String> {
+    let until = Instant::now() + VERSION_TIME;
+    let mut last = String::new();
+    for word in ["version", "--version", "-version", "-v"] {
+        match ask(binary, word, until) {
+            Ok(text) => return Ok(version_line(&text)),
+            Err(e) => last = e,
+        }
+    }
+    Err(last)
+}
+
+fn version_line(text: &str) -> String {
+    let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let line = lines().find_map(|line| line.strip_prefix("Version:")).or_else(|| lines().next()).unwrap_or("");
+    line.trim().chars().filter(|c| !c.is_control()).take(100).collect()
+}
+
+/// Runs the binary in an empty scratch directory with a clean environment, in a group of its own that ends with it.
+fn ask(binary: &Path, word: &str, until: Instant) -> std::result::Result<String, String> {
+    let shown = binary.display();
+    let scratch = std::env::temp_dir().join(format!("wemixvisor-version-{}", std::process::id()));
+    fs::create_dir_all(&scratch).map_err(|e| format!("cannot create {}: {e}", scratch.display()))?;
+    let answer = (|| {
+        let mut child = Command::new(binary)
+            .arg(word)
+            .current_dir(&scratch)
+            .env_clear()
+            .env("HOME", &scratch)
+            .env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(|e| format!("cannot execute {shown}: {e}"))?;
+        let group = Pid::from_child(&child);
+        let mut text = Vec::new();
+        let mut late = false;
+        if let Some(mut pipe) = child.stdout.take() {
+            loop {
+                let left = until.saturating_duration_since(Instant::now());
+                let ready = poll(&mut [PollFd::new(&pipe, PollFlags::IN)], Timespec::try_from(left).ok().as_ref());
+                if left.is_zero() || !matches!(ready, Ok(n) if n > 0) {
+                    late = true;
+                    break;
+                }
+                let mut chunk = [0; 4096];
+                match pipe.read(&mut chunk) {
+                    Ok(0) | Err(_) => break,
+                    Ok(n) if (text.len() + n) as u64 > VERSION_MAX => break,
+                    Ok(n) => text.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+                }
+            }
+        }
+        while !late && matches!(child.try_wait(), Ok(None)) {
+            late = Instant::now() > until;
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        // The leader is not reaped yet when it is late, so the group is still its own.
+        if late {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let status = child.wait().map_err(|e| format!("cannot wait for {shown}: {e}"))?;
+        if late {
+            return Err(format!("{shown} {word} did not end within {} s", VERSION_TIME.as_secs()));
+        }
+        if status.success() {
+            Ok(String::from_utf8_lossy(&text).into_owned())
+        } else {
+            Err(format!("{shown} {word} ended with {status}"))
+        }
+    })();
+    let _ = fs::remove_dir_all(&scratch);
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_version_is_the_line_that_says_so_or_the_first() {
+        assert_eq!(version_line("Geth\nVersion: 1.13.15-stable\nArchitecture: amd64\n"), "1.13.15-stable");
+        assert_eq!(version_line("\nfoo v2\nbar\n"), "foo v2");
+        assert_eq!(version_line(""), "");
+    }
+}

@@ -1,0 +1,232 @@
+//! What each known plan's standing is, and which one is due. Pure: it is told what is known and asks nothing.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::home::{Name, Release};
+use crate::journal::Outcome;
+
+/// A plan as found in a file, with the release it would run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Found {
+    /// The name of the upgrade.
+    pub name: Name,
+    /// The first block that the new release must execute.
+    pub height: u64,
+    /// Digest of the plan's content.
+    pub digest: String,
+    /// What a person wrote about it.
+    pub description: Option<String>,
+    /// Whether the plan names binaries to fetch.
+    pub fetchable: bool,
+    /// The release that its name stands for.
+    pub release: Release,
+    /// What the release's binary looked like (size, time, inode, mode); `None` when it is not there.
+    pub print: Option<String>,
+    /// The file, relative to the home.
+    pub file: String,
+    /// How this very content ended earlier, and why.
+    pub outcome: Option<(Outcome, String)>,
+}
+
+/// What is to become of a plan.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It waits for its height.
+    Pending,
+    /// Its release is the current one.
+    Done,
+    /// It will not run: its time was before.
+    Past(String),
+    /// It was tried and did not work; it is not tried again by itself.
+    Failed(String),
+    /// It contradicts another plan.
+    Conflict(String),
+}
+
+/// What the standings depend on, beside the plans.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Known {
+    /// The release that `current` points at.
+    pub current: Option<Release>,
+    /// The height of the plan that brought it.
+    pub brought: Option<u64>,
+    /// Digests of the plans that were there at the first start of this home, while no head was known.
+    pub initial: Vec<String>,
+    /// The head, when one is known.
+    pub head: Option<u64>,
+}
+
+/// A plan and its standing.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Entry {
+    /// The plan.
+    pub plan: Found,
+    /// What is to become of it.
+    pub standing: Standing,
+}
+
+/// All known plans, by height.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Schedule {
+    /// One entry per name and height.
+    pub entries: Vec<Entry>,
+}
+
+impl Schedule {
+    /// Judges the plans. The same name and height in several files is one plan (the first file's content counts).
+    pub fn new(found: &[Found], known: &Known) -> Schedule {
+        let mut plans: BTreeMap<(u64, Name), Found> = BTreeMap::new();
+        for plan in found {
+            plans.entry((plan.height, plan.name.clone())).or_insert_with(|| plan.clone());
+        }
+        let standing = |plan: &Found| {
+            if known.current.as_ref() == Some(&plan.release) {
+                return Standing::Done;
+            }
+            match &plan.outcome {
+                Some((Outcome::Reverted | Outcome::Failed, why)) => return Standing::Failed(why.clone()),
+                Some((Outcome::Passed | Outcome::Cancelled, why)) => return Standing::Past(why.clone()),
+                Some((Outcome::Committed, _)) => return Standing::Past("it was carried out earlier".to_owned()),
+                None => {}
+            }
+            if let Some(brought) = known.brought.filter(|&brought| plan.height <= brought) {
+                return Standing::Past(format!("the current release came at height {brought}"));
+            }
+            if let Some(head) = known.head.filter(|&head| known.initial.contains(&plan.digest) && head >= plan.height) {
+                return Standing::Past(format!("the chain was at {head} already when this home was first started"));
+            }
+            Standing::Pending
+        };
+        let mut entries: Vec<Entry> =
+            plans.values().map(|plan| Entry { standing: standing(plan), plan: plan.clone() }).collect();
+        // Only plans that would run can contradict each other.
+        let waiting: Vec<(u64, Name)> = entries
+            .iter()
+            .filter(|e| e.standing == Standing::Pending)
+            .map(|e| (e.plan.height, e.plan.name.clone()))
+            .collect();
+        for entry in entries.iter_mut().filter(|e| e.standing == Standing::Pending) {
+            let plan = &entry.plan;
+            if let Some((height, name)) =
+                waiting.iter().find(|(height, name)| (*height == plan.height) != (*name == plan.name))
+            {
+                entry.standing = Standing::Conflict(if *height == plan.height {
+                    format!("{} and {name} both want height {height}: withdraw one", plan.name)
+                } else {
+                    format!("{name} is planned at {} and at {height}: withdraw one", plan.height)
+                });
+            }
+        }
+        Schedule { entries }
+    }
+
+    /// The plans that wait, nearest first.
+    pub fn pending(&self) -> impl Iterator<Item = &Found> {
+        self.entries.iter().filter(|e| e.standing == Standing::Pending).map(|e| &e.plan)
+    }
+
+    /// The due plan: the highest whose height this head reaches. An unknown head reaches none.
+    pub fn due(&self, head: Option<u64>, lead: u64) -> Option<&Found> {
+        let head = head?;
+        self.pending().filter(|plan| head >= due_at(plan.height, lead)).last()
+    }
+
+    /// The plans that a due one passes over.
+    pub fn passed_by(&self, due: &Found) -> Vec<Found> {
+        self.pending().filter(|plan| plan.height < due.height).cloned().collect()
+    }
+
+    /// The nearest plan that is not due yet.
+    pub fn next(&self, head: Option<u64>, lead: u64) -> Option<&Found> {
+        self.pending().find(|plan| head.is_none_or(|head| head < due_at(plan.height, lead)))
+    }
+}
+
+/// The head at which a plan is due: the block before its height, or `lead` blocks earlier.
+pub fn due_at(height: u64, lead: u64) -> u64 {
+    height.saturating_sub(1).saturating_sub(lead)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn plan(name: &str, height: u64) -> Found {
+        let name = Name::parse(name).unwrap();
+        Found {
+            release: Release::Upgrade(name.clone()),
+            digest: format!("{name}@{height}"),
+            file: format!("data/upgrades/{height}/upgrade-info.json"),
+            name,
+            height,
+            description: None,
+            fetchable: false,
+            print: None,
+            outcome: None,
+        }
+    }
+
+    fn standings(found: &[Found], known: &Known) -> Vec<Standing> {
+        Schedule::new(found, known).entries.into_iter().map(|e| e.standing).collect()
+    }
+
+    #[test]
+    fn a_plan_is_due_one_block_before_its_height_and_never_on_an_unknown_head() {
+        let schedule = Schedule::new(&[plan("v2", 100)], &Known::default());
+        let due = |head, lead| schedule.due(head, lead).is_some();
+        assert!(!due(None, 0));
+        assert!(!due(Some(0), 0));
+        assert!(!due(Some(98), 0));
+        assert!(due(Some(99), 0));
+        assert!(due(Some(100), 0));
+        assert!(!due(Some(94), 4));
+        assert!(due(Some(95), 4));
+        assert!(due(Some(0), 1000));
+        assert!(due(Some(0), 0) == (due_at(1, 0) > 0), "height 1 alone is due at head 0");
+        assert_eq!(due_at(1, 0), 0);
+    }
+
+    #[test]
+    fn of_several_due_plans_the_highest_runs_and_the_lower_are_passed() {
+        let schedule = Schedule::new(&[plan("v3", 200), plan("v2", 100), plan("v4", 300)], &Known::default());
+        assert_eq!(schedule.due(Some(250), 0).unwrap().name.as_str(), "v3");
+        assert_eq!(schedule.passed_by(schedule.due(Some(250), 0).unwrap()).len(), 1);
+        assert_eq!(schedule.next(Some(250), 0).unwrap().name.as_str(), "v4");
+        assert_eq!(schedule.next(None, 0).unwrap().name.as_str(), "v2");
+    }
+
+    #[test]
+    fn the_same_plan_in_two_files_is_one_and_contradictions_run_nothing() {
+        assert_eq!(standings(&[plan("v2", 100), plan("v2", 100)], &Known::default()), [Standing::Pending]);
+        for pair in [[plan("v2", 100), plan("v3", 100)], [plan("v2", 100), plan("v2", 200)]] {
+            let schedule = Schedule::new(&pair, &Known::default());
+            assert!(schedule.entries.iter().all(|e| matches!(e.standing, Standing::Conflict(_))), "{schedule:?}");
+            assert!(schedule.due(Some(1000), 0).is_none());
+        }
+    }
+
+    #[test]
+    fn past_done_and_failed_plans_are_shown_and_never_executed() {
+        let known = Known {
+            current: Some(Release::parse("v2").unwrap()),
+            brought: Some(100),
+            initial: vec!["v4@400".into()],
+            head: Some(450),
+        };
+        let mut failed = plan("v5", 500);
+        failed.outcome = Some((Outcome::Reverted, "it died".into()));
+        let plans = [plan("v1", 100), plan("v2", 100), plan("v4", 400), failed, plan("v6", 600), plan("v7", 440)];
+        let schedule = Schedule::new(&plans, &known);
+        let shape: Vec<String> = schedule.entries.iter().map(|e| format!("{} {:?}", e.plan.name, e.standing)).collect();
+        assert!(shape[0].starts_with("v1 Past"), "{shape:?}");
+        assert_eq!(shape[1], "v2 Done");
+        assert!(shape[2].starts_with("v4 Past"), "{shape:?}");
+        assert_eq!(shape[3], "v7 Pending");
+        assert_eq!(shape[4], "v5 Failed(\"it died\")");
+        assert_eq!(shape[5], "v6 Pending");
+        assert_eq!(schedule.due(Some(450), 0).unwrap().name.as_str(), "v7");
+    }
+}

@@ -1,0 +1,250 @@
+//! What `status` tells, made from the machine's memory alone: asking for it starts nothing and asks the node nothing.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{Machine, State, Then};
+use crate::config::show_duration;
+use crate::journal::{Journal, Stage, rfc3339, unix_now};
+use crate::schedule::{Found, Standing, due_at};
+
+impl Machine {
+    /// The public state: one of the seven words that users know.
+    pub fn public_state(&self) -> &'static str {
+        let leaving = matches!(self.then(), Some(Then::Exit(_)));
+        let upgrading =
+            self.journal.as_ref().is_some_and(|j| j.stage != Stage::Trial || self.state != State::Up) && !self.parked;
+        match self.state {
+            State::Leaving { code: 0 } => "stopping",
+            State::Leaving { .. } => "error",
+            _ if leaving && self.error.is_some() => "error",
+            _ if leaving => "stopping",
+            State::Up if self.step.is_none() || self.on_trial() => "running",
+            _ if upgrading => "upgrading",
+            State::Up => "running",
+            State::Boot | State::Starting => "starting",
+            State::Stopping { .. } | State::Killing { .. } | State::Working { .. } => "stopping",
+            State::Clearing { .. } => "starting",
+            State::Deciding(_) | State::Backoff { .. } => "crashed",
+        }
+    }
+
+    /// The whole answer to `status --json`.
+    pub fn status(&self) -> Value {
+        let life = &self.life;
+        let lives =
+            matches!(self.state, State::Up | State::Stopping { .. } | State::Killing { .. }) && life.executed.is_some();
+        let uptime = if lives { self.age() } else { Duration::ZERO };
+        let state = self.public_state();
+        json!({
+            "state": state,
+            "state_string": state,
+            "pid": if lives { life.pid } else { 0 },
+            "uptime": show_uptime(uptime),
+            "restart_count": self.restarts,
+            "network": self.config.network,
+            "binary": self.home.current_binary(),
+            "version": self.version(),
+            "health": self.health(),
+            "release": self.current.as_ref().map(ToString::to_string),
+            "height": life.head.or(self.known.head.as_ref().map(|head| head.number)),
+            "head_known": life.head.is_some(),
+            "supervisor_pid": std::process::id(),
+            "args": if life.args.is_empty() { &self.args } else { &life.args },
+            "hold": Value::Null,
+            "waits_for": self.waits_for(),
+            "upgrade": self.upgrade(),
+            "plans": self.plans(),
+            "plan_errors": self.survey.as_ref().map(|s| json!(s.errors)).unwrap_or_else(|| json!([])),
+            "last_upgrade": self.last_upgrade(),
+            "validator": Value::Null,
+            "readiness": [],
+            "error": self.error,
+        })
+    }
+
+    fn version(&self) -> Option<String> {
+        let staged = self.current.as_ref().and_then(|release| self.staged.get(release)).and_then(|s| s.version.clone());
+        self.known
+            .client_version
+            .clone()
+            .filter(|_| self.life.answered.is_some())
+            .or(staged)
+            .or_else(|| self.known.client_version.clone())
+    }
+
+    fn health(&self) -> Value {
+        let life = &self.life;
+        let runs = self.state == State::Up;
+        let mut checks = serde_json::Map::new();
+        let mut check = |name: &str, healthy: bool, error: String, figures: Value| {
+            let mut entry = json!({"name": name, "healthy": healthy, "error": error});
+            if let (Some(entry), Value::Object(figures)) = (entry.as_object_mut(), figures) {
+                entry.extend(figures);
+            }
+            checks.insert(name.to_owned(), entry);
+        };
+        let process_error = if runs { String::new() } else { "the node does not run".to_owned() };
+        check("process", runs, process_error, json!({}));
+        let rpc_error = life
+            .rpc_error
+            .clone()
+            .unwrap_or_else(|| if runs { "not asked yet".to_owned() } else { "the node does not run".to_owned() });
+        let answers = runs && life.answered.is_some() && life.silent_since.is_none();
+        check(
+            "rpc_endpoint",
+            answers,
+            if answers { String::new() } else { rpc_error },
+            json!({"latency_ms": life.latency_ms}),
+        );
+        if answers {
+            let least = self.config.min_peers;
+            let few = life.peers.is_some_and(|peers| peers < least);
+            let error = if few { format!("fewer than {least} peers") } else { String::new() };
+            check("peer_count", !few, error, json!({"peers": life.peers, "min_required": least}));
+            let figures = json!({"syncing": life.syncing.is_some(), "current_block": life.head, "highest_block": life.syncing.or(life.head)});
+            check("sync_status", true, String::new(), figures);
+        }
+        if self.headless() {
+            check("pending_plan", false, "a plan waits for a height, but no head is known".to_owned(), json!({}));
+        }
+        json!({"healthy": self.healthy(), "timestamp": rfc3339(unix_now()), "checks": checks})
+    }
+
+    fn waits_for(&self) -> Option<String> {
+        match &self.state {
+            State::Backoff { until } => {
+                Some(format!("the node's restart in {}", show_duration(secs(until.saturating_sub(self.now)))))
+            }
+            State::Deciding(exit) => Some(format!("what follows the node's end ({exit})")),
+            State::Stopping { .. } => Some(format!("the node (pid {}) to end", self.life.pid)),
+            State::Killing { .. } => Some(format!("the node (pid {}) to end after KILL", self.life.pid)),
+            State::Clearing { .. } if !self.holders.is_empty() => {
+                Some(format!("{} to end", super::list(&self.holders)))
+            }
+            State::Boot
+            | State::Starting
+            | State::Up
+            | State::Clearing { .. }
+            | State::Working { .. }
+            | State::Leaving { .. } => None,
+        }
+    }
+
+    fn upgrade(&self) -> Value {
+        match &self.journal {
+            Some(journal) => {
+                let (phase, waits_for) = self.phase(journal);
+                json!({"name": journal.name, "height": journal.height, "phase": phase, "waits_for": waits_for, "eta_seconds": Value::Null, "progress": Value::Null})
+            }
+            None => match self.schedule.pending().next() {
+                Some(plan) => {
+                    let (phase, waits_for, eta) = self.waiting(plan);
+                    json!({"name": plan.name, "height": plan.height, "phase": phase, "waits_for": waits_for, "eta_seconds": eta, "progress": Value::Null})
+                }
+                None => Value::Null,
+            },
+        }
+    }
+
+    /// The phase of the upgrade under way, and what it waits for.
+    fn phase(&self, journal: &Journal) -> (&'static str, Option<String>) {
+        match (journal.stage, &self.state) {
+            (Stage::Back, _) => ("reverting", self.waits_for()),
+            (Stage::Stop, State::Working { .. }) => ("switch", None),
+            (Stage::Stop, _) => ("stopping", self.waits_for()),
+            (Stage::Trial, State::Up) => {
+                let base = journal.head.or(self.life.first_head);
+                let missing = base
+                    .zip(self.life.head)
+                    .map(|(base, head)| base.saturating_add(self.config.trial_blocks).saturating_sub(head));
+                let left = self.config.trial_time.saturating_sub(self.age());
+                let what = match (journal.proven, missing) {
+                    (true, Some(missing)) => format!("{missing} more blocks until it is committed"),
+                    (true, None) => "a head until it is committed".to_owned(),
+                    (false, _) if !left.is_zero() => {
+                        format!("{} more until it has proved itself", show_duration(secs(left)))
+                    }
+                    (false, Some(_)) => "its head to reach where the old release stopped".to_owned(),
+                    (false, None) => "its RPC to answer".to_owned(),
+                };
+                ("trial", Some(what))
+            }
+            (Stage::Trial, _) => ("starting", self.waits_for()),
+        }
+    }
+
+    /// The phase of a plan that waits, what it waits for, and about how many seconds that takes.
+    fn waiting(&self, plan: &Found) -> (&'static str, String, Option<u64>) {
+        let due = due_at(plan.height, self.config.upgrade_lead);
+        let eta = self.life.head.zip(self.life.block_time).map(|(head, time)| {
+            let blocks = u32::try_from(due.saturating_sub(head)).unwrap_or(u32::MAX);
+            time.saturating_mul(blocks).as_secs()
+        });
+        let (phase, problem) = match self.staged.get(&plan.release) {
+            Some(staged) => match staged.problem() {
+                None => ("staged", None),
+                Some(problem) => ("scheduled", Some(format!("its release: {problem}"))),
+            },
+            None => ("scheduled", None),
+        };
+        let waits_for = match (self.life.head, problem) {
+            _ if !self.config.upgrade_enabled => "DAEMON_UPGRADE_ENABLED, which is false".to_owned(),
+            (Some(head), Some(problem)) if head >= due => problem,
+            (None, problem) => format!(
+                "block {}, and no head is known{}",
+                plan.height,
+                problem.map_or_else(String::new, |p| format!("; {p}"))
+            ),
+            (Some(head), problem) => {
+                format!("block {} (head {head}){}", plan.height, problem.map_or_else(String::new, |p| format!("; {p}")))
+            }
+        };
+        (phase, waits_for, eta)
+    }
+
+    fn plans(&self) -> Vec<Value> {
+        let shape = |entry: &crate::schedule::Entry| {
+            let plan = &entry.plan;
+            let (state, note) = match &entry.standing {
+                Standing::Pending if self.journal.as_ref().is_some_and(|j| j.digest.as_ref() == Some(&plan.digest)) => {
+                    ("running", String::new())
+                }
+                Standing::Pending => {
+                    let (phase, waits_for, _) = self.waiting(plan);
+                    (phase, waits_for)
+                }
+                Standing::Done if self.on_trial() => ("trial", String::new()),
+                Standing::Done => ("done", String::new()),
+                Standing::Past(why) => ("past", why.clone()),
+                Standing::Failed(why) => ("failed", why.clone()),
+                Standing::Conflict(why) => ("conflict", why.clone()),
+            };
+            json!({"name": plan.name, "height": plan.height, "state": state, "note": note, "file": plan.file, "description": plan.description})
+        };
+        self.schedule.entries.iter().map(shape).collect()
+    }
+
+    fn last_upgrade(&self) -> Value {
+        let Some(last) = self.survey.as_ref().and_then(|s| s.last.as_ref()) else { return Value::Null };
+        json!({
+            "name": last.name,
+            "result": last.result,
+            "reason": last.reason,
+            "finished": last.finished,
+            "backup": last.backup,
+            "downtime_ms": last.downtime_ms,
+        })
+    }
+}
+
+fn secs(time: Duration) -> Duration {
+    Duration::from_secs(time.as_secs())
+}
+
+/// `2h30m45s`, `0s`.
+fn show_uptime(time: Duration) -> String {
+    let shown = show_duration(secs(time));
+    if shown == "0" { "0s".to_owned() } else { shown }
+}

@@ -1,0 +1,129 @@
+//! The trial of a new release: what proves it, what commits it, and what brings the old one back. It judges the release,
+//! not the chain: no new blocks is never a failure.
+
+use std::time::Duration;
+
+use log::Level;
+
+use super::{Effect, Machine, Now, State, say};
+use crate::job::step::Step;
+use crate::journal::{Journal, Outcome, Stage};
+
+/// How often the new release may end before it has proved itself.
+const STARTS: u32 = 3;
+
+impl Machine {
+    /// Whether the current release is on probation.
+    pub(super) fn on_trial(&self) -> bool {
+        self.journal.as_ref().is_some_and(|j| j.stage == Stage::Trial)
+    }
+
+    /// Whether a failed release may be replaced by the one before: not once a block of the new rules ran under it.
+    pub(super) fn may_go_back(&self) -> bool {
+        let Some(journal) = self.journal.as_ref().filter(|j| j.stage == Stage::Trial && !j.proven) else {
+            return false;
+        };
+        let Some(height) = journal.height else { return true };
+        let under_new = self.known.head.as_ref().filter(|head| head.release == journal.to).map(|head| head.number);
+        !under_new.is_some_and(|head| head >= height && journal.head.is_none_or(|stopped| head > stopped))
+    }
+
+    /// Why an upgrade is to be taken back before anything is started, if so.
+    pub(super) fn reason_to_turn_back(&self) -> Option<(Outcome, String)> {
+        let journal = self.journal.as_ref()?;
+        match journal.stage {
+            Stage::Stop if self.cancel => Some((Outcome::Cancelled, "the operator withdrew it".to_owned())),
+            Stage::Trial if journal.starts >= STARTS && !journal.proven && self.may_go_back() => Some((
+                Outcome::Reverted,
+                format!("release {} ended {} times before it had proved itself", journal.to, journal.starts),
+            )),
+            Stage::Stop | Stage::Trial | Stage::Back => None,
+        }
+    }
+
+    /// When the trial is to be judged although nothing happened.
+    pub(super) fn trial_mark(&self) -> Option<Now> {
+        if !self.on_trial() || self.state != State::Up || self.step.is_some() || self.step_retry.is_some() {
+            return None;
+        }
+        let since = self.life.executed?;
+        let marks = [
+            since + self.config.trial_time,
+            self.life.progress + self.config.trial_timeout,
+            since + self.config.trial_timeout,
+        ];
+        marks.into_iter().filter(|mark| *mark > self.now).min()
+    }
+
+    /// Moves the trial on, if it is time.
+    pub(super) fn judge(&mut self, out: &mut Vec<Effect>) {
+        if self.state != State::Up || self.step.is_some() || self.step_retry.is_some() {
+            return;
+        }
+        let Some(journal) = self.journal.clone().filter(|j| j.stage == Stage::Trial) else { return };
+        if let Some(reason) = self.failure(&journal) {
+            return self.start_step(Step::TurnBack { outcome: Outcome::Reverted, reason }, out);
+        }
+        if !journal.proven {
+            if self.proves(&journal) {
+                self.start_step(Step::Prove { start_ms: self.start_ms }, out);
+            }
+            return;
+        }
+        if self.commits(&journal) {
+            return self.start_step(Step::Commit, out);
+        }
+        if !self.life.said_open && self.age() >= self.config.trial_timeout {
+            self.life.said_open = true;
+            let text = format!(
+                "release {} runs, but the chain made fewer than {} new blocks: the trial stays open",
+                journal.to, self.config.trial_blocks
+            );
+            say(out, Level::Warn, text);
+        }
+        self.consider(out);
+    }
+
+    /// What shows, while it runs, that the new release is no good.
+    fn failure(&self, journal: &Journal) -> Option<String> {
+        if journal.proven {
+            return None;
+        }
+        // A wrong identity is judged whatever its head is: that head is another chain's.
+        if let Some(what) = self.life.identity.as_ref().and_then(|identity| identity.contradiction(&journal.identity)) {
+            return Some(format!("under release {} {what}", journal.to));
+        }
+        let quiet = self.now.saturating_sub(self.life.progress);
+        if self.may_go_back() && self.life.answered.is_none() && quiet >= self.config.trial_timeout {
+            return Some(format!(
+                "release {} neither answered nor made progress for {}",
+                journal.to,
+                crate::config::show_duration(Duration::from_secs(quiet.as_secs()))
+            ));
+        }
+        None
+    }
+
+    /// Alive for long enough; and where RPC ever answered at this home: it answers, with a head that did not go back.
+    fn proves(&self, journal: &Journal) -> bool {
+        if self.age() < self.config.trial_time {
+            return false;
+        }
+        let never_answered = self.known.head.is_none() && self.life.answered.is_none();
+        let head_is_good =
+            self.life.head.is_some_and(|head| head > 0 && journal.head.is_none_or(|stopped| head >= stopped));
+        let answers = self.life.identity.is_some() && self.life.silent_since.is_none() && head_is_good;
+        never_answered || answers
+    }
+
+    fn commits(&self, journal: &Journal) -> bool {
+        if self.known.head.is_none() && self.life.answered.is_none() {
+            return true;
+        }
+        let base = journal.head.or(self.life.first_head);
+        match (base, self.life.head) {
+            (Some(base), Some(head)) => head >= base.saturating_add(self.config.trial_blocks),
+            (Some(_) | None, Some(_) | None) => false,
+        }
+    }
+}
