@@ -1,1 +1,9 @@
+//! The tests that drive the real binary, one file per subject; `support` holds what they share.
+#![allow(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "tests may fail by panic, block, start processes and write files"
+)]
 
+mod support;
+mod upgrade;
