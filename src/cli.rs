@@ -399,7 +399,9 @@ impl Given {
             "version" => return Ok(Command::Version),
             "config show" => return Ok(Command::Config(ConfigCommand::Show)),
             "config validate" => {
-                return Ok(Command::Config(ConfigCommand::Validate { file: self.words.pop_front().map(PathBuf::from) }));
+                return Ok(Command::Config(ConfigCommand::Validate {
+                    file: self.words.pop_front().map(PathBuf::from),
+                }));
             }
             "upgrade schedule" => Upgrade::Schedule {
                 name: self.word(),

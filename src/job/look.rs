@@ -229,7 +229,7 @@ fn watched(home: &Home) -> Vec<PathBuf> {
 /// NFS, SMB, FUSE, 9p, Ceph, overlay: changes made elsewhere, or below, come without an event.
 fn watchable(dir: &Path) -> bool {
     const SILENT: &[u64] = &[0x6969, 0xff53_4d42, 0xfe53_4d42, 0x6573_5546, 0x0102_1997, 0x00c3_6400, 0x794c_7630];
-    rustix::fs::statfs(dir).is_ok_and(|fs| !SILENT.contains(&fs.f_type.cast_unsigned().into()))
+    rustix::fs::statfs(dir).is_ok_and(|fs| !SILENT.contains(&fs.f_type.cast_unsigned()))
 }
 
 /// The plan with this digest, if a file still holds it.

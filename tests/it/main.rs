@@ -5,5 +5,6 @@
     reason = "tests may fail by panic, block, start processes and write files"
 )]
 
+mod bad_input;
 mod support;
 mod upgrade;

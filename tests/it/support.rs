@@ -134,7 +134,12 @@ impl Home {
     /// A command of ours, with a clean environment but for the home.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(wemixvisor());
-        command.args(args).env_clear().env("DAEMON_HOME", self.root()).env("PATH", "/usr/bin:/bin").env("HOME", &self.dir);
+        command
+            .args(args)
+            .env_clear()
+            .env("DAEMON_HOME", self.root())
+            .env("PATH", "/usr/bin:/bin")
+            .env("HOME", &self.dir);
         command.current_dir(&self.dir).stdin(Stdio::null());
         command
     }
@@ -173,13 +178,24 @@ impl Home {
 
     /// The same with exactly these arguments for the node.
     pub fn supervise_with(&self, ours: &[&str], node: &[&str]) -> Visor<'_> {
-        let quick = ["trial_time=300ms", "trial_blocks=3", "restart_backoff=50ms", "height_poll_interval=200ms", "health_check_interval=200ms"];
+        let quick = [
+            "trial_time=300ms",
+            "trial_blocks=3",
+            "restart_backoff=50ms",
+            "height_poll_interval=200ms",
+            "health_check_interval=200ms",
+        ];
         let mut args: Vec<&str> = quick.iter().flat_map(|setting| ["--set", *setting]).collect();
         args.extend_from_slice(ours);
         args.push("run");
         args.extend_from_slice(node);
+        self.spawn(self.command(&args))
+    }
+
+    /// Starts a supervisor by a command line made elsewhere, with its output where `log` reads it.
+    pub fn spawn(&self, mut command: Command) -> Visor<'_> {
         let log = |name: &str| File::options().append(true).create(true).open(self.dir.join(name)).unwrap();
-        let child = self.command(&args).stdout(log("out")).stderr(log("err")).spawn().unwrap();
+        let child = command.stdout(log("out")).stderr(log("err")).spawn().unwrap();
         self.supervisors.borrow_mut().push(child.id());
         Visor { home: self, child }
     }
@@ -242,14 +258,20 @@ impl Home {
     /// Waits for a line in the log.
     #[track_caller]
     pub fn until_log(&self, part: &str) -> String {
-        until(&format!("the log says {part:?}"), || self.log().lines().find(|line| line.contains(part)).map(str::to_owned))
+        until(&format!("the log says {part:?}"), || {
+            self.log().lines().find(|line| line.contains(part)).map(str::to_owned)
+        })
     }
 
     /// Every process that has the data lock open.
     pub fn holders(&self) -> Vec<u32> {
         let Ok(lock) = fs::canonicalize(self.own("data.lock")) else { return Vec::new() };
         let holds = |pid: &u32| {
-            fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == lock))
+            fs::read_dir(format!("/proc/{pid}/fd"))
+                .into_iter()
+                .flatten()
+                .flatten()
+                .any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == lock))
         };
         pids().into_iter().filter(holds).collect()
     }
@@ -265,13 +287,68 @@ impl Home {
         pids().into_iter().filter(is_node).collect()
     }
 
+    /// All that is in the home: path, kind, mode, and what it holds or points at; sockets are left out.
+    pub fn tree(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        list_tree(&self.root(), &mut all);
+        all
+    }
+
+    /// Puts a file under `data/`, whole.
+    pub fn put(&self, path: &str, text: impl AsRef<[u8]>) -> PathBuf {
+        let path = self.root().join("data").join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        let tmp = path.with_extension("tmp");
+        fs::write(&tmp, text).unwrap();
+        fs::rename(tmp, &path).unwrap();
+        path
+    }
+
+    /// How many lines of the log hold this text.
+    pub fn logged(&self, part: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(part)).count()
+    }
+
+    /// The head as the node has it on disk: known also where its RPC is not.
+    pub fn head_on_disk(&self) -> u64 {
+        let text = fs::read_to_string(self.datadir().join("geth/chaindata/head")).unwrap_or_default();
+        text.trim().parse().unwrap_or(0)
+    }
+
+    /// Waits until the last finished upgrade is this one, ended like this.
+    #[track_caller]
+    pub fn until_finished(&self, name: &str, result: &str) -> Value {
+        self.until_status(&format!("{name} is {result}"), |s| {
+            s["last_upgrade"]["name"] == name && s["last_upgrade"]["result"] == result
+        })
+    }
+
+    /// Waits until the upgrade shown is in this phase.
+    #[track_caller]
+    pub fn until_phase(&self, phase: &str) -> Value {
+        self.until_status(&format!("the phase is {phase}"), |s| s["upgrade"]["phase"] == phase)
+    }
+
+    /// The releases that were started, in order.
+    pub fn started(&self) -> Vec<String> {
+        self.events("start").into_iter().map(|event| event[2].clone()).collect()
+    }
+
     /// All that a person needs to understand a failure.
     pub fn report(&self) -> String {
         let mut text = String::new();
-        let tree = Command::new("find").args([self.dir.to_str().unwrap(), "-printf", "%M %s %p %l\n"]).output().unwrap();
+        let tree =
+            Command::new("find").args([self.dir.to_str().unwrap(), "-printf", "%M %s %p %l\n"]).output().unwrap();
         let _ = writeln!(text, "--- tree\n{}", String::from_utf8_lossy(&tree.stdout));
         let _ = writeln!(text, "--- status\n{}", self.run(&["status"]).out);
-        for file in ["err", "out", "home/logs/wemixvisor.log", "home/logs/node.log", "d/mock.journal", "home/wemixvisor/history.jsonl"] {
+        for file in [
+            "err",
+            "out",
+            "home/logs/wemixvisor.log",
+            "home/logs/node.log",
+            "d/mock.journal",
+            "home/wemixvisor/history.jsonl",
+        ] {
             if let Ok(content) = fs::read_to_string(self.dir.join(file)) {
                 let lines: Vec<&str> = content.lines().filter(|l| !l.contains("Imported new chain segment")).collect();
                 let _ = writeln!(text, "--- {file}\n{}", lines[lines.len().saturating_sub(80)..].join("\n"));
@@ -289,7 +366,9 @@ impl Drop for Home {
         }
         // Nothing may outlive its test: first who supervises, then who holds the data.
         let mut left = self.supervisors.borrow().clone();
-        left.extend(fs::read_to_string(self.own("lock")).ok().and_then(|t| t.split_whitespace().next()?.parse::<u32>().ok()));
+        left.extend(
+            fs::read_to_string(self.own("lock")).ok().and_then(|t| t.split_whitespace().next()?.parse::<u32>().ok()),
+        );
         for pid in left.into_iter().filter(|pid| is_ours(*pid)) {
             kill(pid, Signal::KILL);
         }
@@ -324,7 +403,9 @@ impl Visor<'_> {
     /// Waits until this release runs and its RPC answers.
     #[track_caller]
     pub fn until_release(&self, release: &str) -> Value {
-        self.home.until_status(&format!("release {release} answers"), |s| s["release"] == release && s["state"] == "running" && s["head_known"] == true)
+        self.home.until_status(&format!("release {release} answers"), |s| {
+            s["release"] == release && s["state"] == "running" && s["head_known"] == true
+        })
     }
 
     /// Signals it.
@@ -365,6 +446,18 @@ impl Drop for Visor<'_> {
     }
 }
 
+/// The same command started by another one (`env`, `nohup`, `unshare`, …).
+pub fn under(starter: &[&str], inner: &Command) -> Command {
+    let mut command = Command::new(starter[0]);
+    command.args(&starter[1..]).arg(inner.get_program()).args(inner.get_args()).env_clear();
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(dir) = inner.get_current_dir() {
+        command.current_dir(dir);
+    }
+    command.stdin(Stdio::null());
+    command
+}
+
 /// Runs a command to its end.
 pub fn said(mut command: Command) -> Said {
     let output = command.output().unwrap();
@@ -386,7 +479,8 @@ pub fn kill(pid: u32, signal: Signal) {
 
 /// Whether a process lives (a zombie does not).
 pub fn lives(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat[stat.rfind(')').unwrap()..].starts_with(") Z"))
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat[stat.rfind(')').unwrap()..].starts_with(") Z"))
 }
 
 fn is_ours(pid: u32) -> bool {
@@ -409,4 +503,30 @@ fn link_or_copy(from: &Path, to: &Path) {
         assert!(copy.arg(from).arg(to).status().unwrap().success());
     }
     fs::set_permissions(to, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn list_tree(dir: &Path, all: &mut Vec<String>) {
+    let mut entries: Vec<PathBuf> = fs::read_dir(dir).into_iter().flatten().flatten().map(|e| e.path()).collect();
+    entries.sort();
+    for path in entries {
+        use std::os::unix::fs::FileTypeExt;
+        let meta = fs::symlink_metadata(&path).unwrap();
+        let mode = meta.permissions().mode();
+        let shown = path.display();
+        if meta.is_dir() {
+            all.push(format!("{mode:o} {shown}/"));
+            list_tree(&path, all);
+        } else if meta.is_symlink() {
+            all.push(format!("{shown} -> {}", fs::read_link(&path).unwrap().display()));
+        } else if meta.is_file() && meta.len() < 1 << 20 {
+            all.push(format!("{mode:o} {shown}: {}", String::from_utf8_lossy(&fs::read(&path).unwrap())));
+        } else if !meta.file_type().is_socket() {
+            all.push(format!("{mode:o} {shown} {} bytes {:?}", meta.len(), meta.modified()));
+        }
+    }
+}
+
+/// A TCP port that nobody listens on right now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }

@@ -32,20 +32,23 @@ impl Machine {
     pub(super) fn reason_to_turn_back(&self) -> Option<(Outcome, String)> {
         let journal = self.journal.as_ref()?;
         match journal.stage {
-            Stage::Stop if self.cancel => Some((Outcome::Cancelled, "the operator withdrew it".to_owned())),
+            Stage::Stop => self.withdrawn(),
             Stage::Trial if journal.starts >= STARTS && !journal.proven && self.may_go_back() => Some((
                 Outcome::Reverted,
                 format!("release {} ended {} times before it had proved itself", journal.to, journal.starts),
             )),
-            Stage::Stop | Stage::Trial | Stage::Back => None,
+            Stage::Trial | Stage::Back => None,
         }
     }
 
+    /// Whether the operator withdrew the upgrade in time.
+    pub(super) fn withdrawn(&self) -> Option<(Outcome, String)> {
+        let begun = self.journal.as_ref().is_some_and(|j| j.stage == Stage::Stop);
+        (self.cancel && begun).then(|| (Outcome::Cancelled, "the operator withdrew it".to_owned()))
+    }
+
     /// When the trial is to be judged although nothing happened.
-    pub(super) fn trial_mark(&self) -> Option<Now> {
-        if !self.on_trial() || self.state != State::Up || self.step.is_some() || self.step_retry.is_some() {
-            return None;
-        }
+    fn next_mark(&self) -> Option<Now> {
         let since = self.life.executed?;
         let marks = [
             since + self.config.trial_time,
@@ -61,6 +64,7 @@ impl Machine {
             return;
         }
         let Some(journal) = self.journal.clone().filter(|j| j.stage == Stage::Trial) else { return };
+        self.judge_at = self.next_mark();
         if let Some(reason) = self.failure(&journal) {
             return self.start_step(Step::TurnBack { outcome: Outcome::Reverted, reason }, out);
         }

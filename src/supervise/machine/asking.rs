@@ -1,0 +1,246 @@
+//! What is learnt: from the files, and from the node itself; and when to look again.
+
+use super::*;
+
+impl Machine {
+    pub(super) fn ask_look(&mut self, out: &mut Vec<Effect>) {
+        match self.looking {
+            Looking::No => {
+                self.looking = Looking::Yes;
+                self.look_at = None;
+                self.look_wanted = false;
+                self.looked_last = Some(self.now);
+                out.push(Effect::Start(Role::Look, Job::Look));
+            }
+            Looking::Yes | Looking::Stale => self.looking = Looking::Stale,
+        }
+    }
+
+    /// Something changed: look now, but not all the time where things change all the time.
+    pub(super) fn want_look(&mut self) {
+        self.look_wanted = true;
+        let pause = LOOK_PAUSE.min(self.config.poll_interval);
+        let soon = self.looked_last.map_or(self.now, |last| self.now.max(last + pause));
+        self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
+    }
+
+    pub(super) fn plan_look(&mut self) {
+        if self.look_wanted {
+            return;
+        }
+        let pause =
+            if self.watching { SAFEGUARD_LOOK.max(self.config.poll_interval) } else { self.config.poll_interval };
+        self.look_at = Some(self.now + pause);
+    }
+
+    pub(super) fn looked(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
+        let stale = self.looking == Looking::Stale;
+        self.looking = Looking::No;
+        match result {
+            Ok(Report::Surveyed(survey)) if !stale || self.state == State::Boot => self.surveyed(*survey, out),
+            Ok(_) => {}
+            Err(why) => say(out, Level::Warn, format!("cannot look for plans: {why}")),
+        }
+        if stale {
+            self.ask_look(out);
+        } else {
+            self.plan_look();
+        }
+        self.decide(out);
+    }
+
+    pub(super) fn surveyed(&mut self, survey: Survey, out: &mut Vec<Effect>) {
+        out.push(Effect::Watch(if survey.watchable { survey.watch.clone() } else { Vec::new() }));
+        if self.state == State::Boot {
+            self.known = survey.known.clone();
+            match &survey.journal {
+                Ok(journal) => self.journal.clone_from(journal),
+                Err(why) => return self.fail(Code::Refused, why.clone(), out),
+            }
+        }
+        match &survey.current {
+            Ok(release) => self.current = Some(release.clone()),
+            Err(why) if self.state == State::Boot => return self.fail(Code::Refused, why.clone(), out),
+            Err(why) => self.tell_once("current", why, out),
+        }
+        self.take_plans(survey, out);
+        if self.state == State::Boot {
+            if let Some(journal) = &self.journal {
+                say(out, Level::Info, format!("upgrade {} was under way: it is resumed", journal.name));
+            }
+            self.go(out);
+        } else {
+            self.after_up(out);
+        }
+    }
+
+    pub(super) fn tell_once(&mut self, about: &str, text: &str, out: &mut Vec<Effect>) {
+        if self.told_errors.get(about).is_none_or(|told| told != text) {
+            self.told_errors.insert(about.to_owned(), text.to_owned());
+            say(out, Level::Error, text.to_owned());
+        }
+    }
+
+    pub(super) fn probe(&mut self, out: &mut Vec<Effect>) {
+        let Some(release) = self.life.release.clone().filter(|_| self.state == State::Up && self.probing.is_none())
+        else {
+            return;
+        };
+        self.probing = Some(self.life.launched);
+        let addresses = node_args::addresses(
+            &self.life.args,
+            self.home.binary_name(),
+            &self.config.rpc_address,
+            self.config.rpc_address_given,
+        );
+        let count = u32::try_from(addresses.len()).unwrap_or(1).max(1);
+        self.probe_late = Some(self.now + PROBE_TIME * count);
+        let spec = ProbeSpec {
+            addresses,
+            release,
+            identity: self.life.identity.is_none(),
+            remember_identity: !self.on_trial() || self.journal.as_ref().is_some_and(|j| j.proven),
+        };
+        out.push(Effect::Start(Role::Probe, Job::Probe(spec)));
+    }
+
+    pub(super) fn probed(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
+        let asked = self.probing.take();
+        self.probe_late = None;
+        if self.state != State::Up {
+            return;
+        }
+        if asked != Some(self.life.launched) {
+            // The answer of an earlier life says nothing of this one.
+            self.probe_at = Some(self.now);
+            return;
+        }
+        match result {
+            Ok(Report::Probed(probed)) if probed.foreign => {
+                let text = format!("{} answers, but it is not this node (head {})", probed.address, probed.head);
+                if self.life.foreign.as_ref() != Some(&text) {
+                    say(out, Level::Warn, text.clone());
+                }
+                self.life.foreign = Some(text);
+                self.silent("another node answers there".to_owned());
+            }
+            Ok(Report::Probed(probed)) => self.heard(*probed, out),
+            Ok(_) => self.silent("the probe gave no answer".to_owned()),
+            Err(why) => self.silent(why),
+        }
+        self.plan_probe();
+        self.plan_alarm();
+        self.after_up(out);
+    }
+
+    pub(super) fn silent(&mut self, why: String) {
+        self.life.rpc_error = Some(why);
+        self.life.silent_since.get_or_insert(self.now);
+        self.life.unanswered = self.life.unanswered.saturating_add(1);
+    }
+
+    pub(super) fn heard(&mut self, probed: Probed, out: &mut Vec<Effect>) {
+        let life = &mut self.life;
+        if let (Some(at), Some(before)) = (life.answered, life.head)
+            && probed.head > before
+            && let Ok(blocks) = u32::try_from(probed.head - before)
+        {
+            // The mean of the last stretch and of what was thought before: one late block is no new pace.
+            let stretch = self.now.saturating_sub(at) / blocks;
+            life.block_time = Some(life.block_time.map_or(stretch, |mean| (mean + stretch) / 2));
+        }
+        if life.head.is_none() {
+            say(out, Level::Info, format!("the node answers at {} head={}", probed.address, probed.head));
+        }
+        life.answered = if life.head == Some(probed.head) { life.answered.or(Some(self.now)) } else { Some(self.now) };
+        life.head = Some(probed.head);
+        life.first_head.get_or_insert(probed.head);
+        life.head_time = probed.head_time;
+        life.peers = probed.peers;
+        life.syncing = probed.syncing;
+        life.latency_ms = probed.latency_ms;
+        life.rpc_error = None;
+        life.silent_since = None;
+        life.foreign = None;
+        life.progress = self.now;
+        life.unanswered = 0;
+        if let Some(identity) = probed.identity {
+            if !self.on_trial() {
+                if let Some(what) = identity.contradiction(&self.known.identity) {
+                    say(out, Level::Warn, format!("the node is not the one that ran here before: {what}"));
+                }
+                self.known.identity = identity.clone().or(&self.known.identity);
+            }
+            self.life.identity = Some(identity);
+        }
+        if probed.version.is_some() {
+            self.known.client_version = probed.version;
+        }
+        if let Some(release) = self.life.release.clone() {
+            self.known.head = Some(Head { number: probed.head, seen: 0, release });
+        }
+        self.head_known(out);
+    }
+
+    pub(super) fn plan_probe(&mut self) {
+        let far = self.config.height_poll_interval;
+        let pause = if self.life.unanswered > 0 {
+            // A node that comes up is looked at closely at first, a silent one less and less.
+            Duration::from_millis(200).saturating_mul(1 << self.life.unanswered.min(10).saturating_sub(1)).min(far)
+        } else if self.journal.is_some() {
+            far.min(Duration::from_secs(1))
+        } else if self.schedule.pending().next().is_none() {
+            // Nobody waits for a height: this is about health alone.
+            self.config.health_check_interval
+        } else {
+            let next = self.schedule.next(self.life.head, self.lead());
+            let missing = next.and_then(|plan| {
+                Some(crate::schedule::due_at(plan.height, self.lead()).saturating_sub(self.life.head?))
+            });
+            look_at_head_after(missing, self.life.block_time, far)
+        };
+        self.probe_at = Some(self.now + pause);
+    }
+
+    pub(super) fn plan_alarm(&mut self) {
+        let needed = self.state == State::Up && self.life.head.is_none() && self.schedule.pending().next().is_some();
+        if !needed {
+            self.alarm_at = None;
+            if self.life.head.is_some() {
+                self.no_head_since = None;
+            }
+        } else if self.alarm_at.is_none() {
+            let since = *self.no_head_since.get_or_insert(self.now);
+            self.alarm_at = Some((since + NO_HEAD_ALARM).max(self.now));
+        }
+    }
+
+    pub(super) fn alarm(&mut self, out: &mut Vec<Effect>) {
+        self.alarm_at = Some(self.now + NO_HEAD_REPEAT);
+        if let Some(plan) = self.schedule.pending().next() {
+            let why = self.life.rpc_error.clone().unwrap_or_else(|| "the node was not asked yet".to_owned());
+            say(
+                out,
+                Level::Error,
+                format!(
+                    "upgrade {} waits for block {}, but no head is known: {why}; set DAEMON_RPC_ADDRESS or enable the node's RPC",
+                    plan.name, plan.height
+                ),
+            );
+        }
+    }
+
+    /// Whether the node is well: it lives, and it answers once it has answered.
+    pub(super) fn healthy(&self) -> bool {
+        self.state == State::Up
+            && self.life.silent_since.is_none_or(|_| self.life.answered.is_none())
+            && !self.headless()
+    }
+
+    /// Whether a plan has been waiting for too long for a head to be known.
+    pub(super) fn headless(&self) -> bool {
+        self.life.head.is_none()
+            && self.schedule.pending().next().is_some()
+            && self.no_head_since.is_some_and(|since| self.now.saturating_sub(since) >= NO_HEAD_ALARM)
+    }
+}

@@ -1,0 +1,172 @@
+//! The end of the node: asked gently, ended by KILL when its time is over, and nobody left who holds the data.
+
+use super::*;
+
+impl Machine {
+    /// Ends the node gently, whatever is under way, and says what follows.
+    pub(super) fn stop(&mut self, then: Then, out: &mut Vec<Effect>) {
+        match self.state.clone() {
+            State::Starting | State::Up => {
+                self.stop_began = Some(self.now);
+                self.clean_stop = None;
+                self.state = State::Stopping { then };
+                self.grace = Grace::default();
+                self.holders.clear();
+                self.sample_at = Some(self.now);
+                self.probe_at = None;
+                self.ready_at = None;
+                out.push(Effect::Terminate(Role::Node));
+            }
+            State::Stopping { .. } => self.state = State::Stopping { then: self.later(then) },
+            State::Killing { .. } => self.state = State::Killing { then: self.later(then) },
+            State::Clearing { kill, ended, .. } => self.state = State::Clearing { then: self.later(then), kill, ended },
+            State::Working { .. } => {
+                self.state = State::Working { then: self.later(then) };
+                if let Then::Exit(_) = then {
+                    self.step_retry = None;
+                    self.leave_at = Some(self.now + STEP_TIME);
+                    if self.step.is_none() {
+                        self.settle(then, out);
+                    }
+                }
+            }
+            State::Backoff { .. } if then == Then::Go => self.go(out),
+            // What the node left behind may still hold the data.
+            State::Deciding(exit) if then != Then::Go => self.clear(then, false, Some(exit.to_string()), out),
+            State::Backoff { .. } => self.clear(then, false, None, out),
+            State::Boot if then != Then::Go => self.settle(then, out),
+            State::Boot | State::Deciding(_) | State::Leaving { .. } => {}
+        }
+    }
+
+    /// A wish to leave is never taken back by a wish to go on.
+    pub(super) fn later(&self, then: Then) -> Then {
+        self.then().filter(|already| *already != Then::Go).unwrap_or(then)
+    }
+
+    /// What is to follow when no node lives any more.
+    pub(super) fn then(&self) -> Option<Then> {
+        match &self.state {
+            State::Stopping { then }
+            | State::Killing { then }
+            | State::Clearing { then, .. }
+            | State::Working { then } => Some(*then),
+            State::Boot
+            | State::Starting
+            | State::Up
+            | State::Deciding(_)
+            | State::Backoff { .. }
+            | State::Leaving { .. } => None,
+        }
+    }
+
+    pub(super) fn kill(&mut self, out: &mut Vec<Effect>) {
+        match self.state.clone() {
+            State::Stopping { then } | State::Killing { then } => {
+                self.state = State::Killing { then };
+                self.sample_at = None;
+                out.push(Effect::Kill(Role::Node));
+            }
+            State::Clearing { then, kill: false, ended } => {
+                self.sample_at = None;
+                self.state = State::Clearing { then, kill: true, ended };
+                // Its end starts the next one, which ends who holds the data.
+                out.push(Effect::Kill(Role::Clear));
+            }
+            State::Clearing { kill: true, .. }
+            | State::Boot
+            | State::Starting
+            | State::Up
+            | State::Deciding(_)
+            | State::Backoff { .. }
+            | State::Working { .. }
+            | State::Leaving { .. } => {}
+        }
+    }
+
+    pub(super) fn sampled(&mut self, counters: Counters, out: &mut Vec<Effect>) {
+        self.grace.look(counters);
+        match self.state {
+            State::Stopping { .. } | State::Clearing { .. } => {
+                if let Verdict::Over(why) = self.grace.verdict(self.config.shutdown_grace, self.config.shutdown_limit) {
+                    say(out, Level::Error, format!("{why}: ended by KILL, this stop is UNCLEAN"));
+                    self.kill(out);
+                }
+            }
+            State::Up => {
+                if self.grace.progress() {
+                    self.life.progress = self.now;
+                }
+                if !self.on_trial() || self.life.answered.is_some() {
+                    self.sample_at = None;
+                }
+                self.judge(out);
+            }
+            State::Boot
+            | State::Starting
+            | State::Deciding(_)
+            | State::Backoff { .. }
+            | State::Killing { .. }
+            | State::Working { .. }
+            | State::Leaving { .. } => {}
+        }
+    }
+
+    pub(super) fn clear(&mut self, then: Then, kill: bool, ended: Option<String>, out: &mut Vec<Effect>) {
+        self.grace = Grace::default();
+        self.holders.clear();
+        self.state = State::Clearing { then, kill, ended: ended.clone() };
+        out.push(Effect::Start(Role::Clear, Job::Clear(clear::Spec { kill, ended })));
+    }
+
+    pub(super) fn still_held(&mut self, holders: Vec<Holder>, out: &mut Vec<Effect>) {
+        if let State::Clearing { kill: false, .. } = self.state {
+            say(out, Level::Warn, format!("the data is still held by {}: waiting for its end", list(&holders)));
+            self.holders = holders;
+            self.sample_at.get_or_insert(self.now);
+        }
+    }
+
+    pub(super) fn cleared(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
+        let State::Clearing { then, kill, ended } = self.state.clone() else { return };
+        self.sample_at = None;
+        if let Err(why) = result {
+            // The job was ended to be started again with KILL, or could not do its work: without it nobody starts.
+            if !kill {
+                say(out, Level::Error, format!("cannot tell whether the data is free: {why}"));
+            }
+            out.push(Effect::Start(Role::Clear, Job::Clear(clear::Spec { kill, ended })));
+            return;
+        }
+        self.settle(then, out);
+    }
+
+    pub(super) fn settle(&mut self, then: Then, out: &mut Vec<Effect>) {
+        match then {
+            Then::Go => self.go(out),
+            Then::Exit(_) if self.step.is_some() => {
+                self.leave_at = Some(self.now + STEP_TIME);
+                self.state = State::Working { then };
+            }
+            Then::Exit(code) => self.leave(code, out),
+        }
+    }
+
+    pub(super) fn leave(&mut self, code: u8, out: &mut Vec<Effect>) {
+        self.state = State::Leaving { code };
+        for (client, wish) in std::mem::take(&mut self.wishes) {
+            let why = self.error.clone().unwrap_or_else(|| "the supervisor was asked to stop".to_owned());
+            let code = if wish == Wish::Restarted && code == Code::Node as u8 { Code::Node } else { Code::Failed };
+            out.push(Effect::Reply(client, Reply::error(code, why)));
+        }
+        let (state, reason) = match &self.error {
+            Some(why) => ("error", why.clone()),
+            None if code == 0 => ("stopped", "it was asked to".to_owned()),
+            None => ("error", format!("it left with status {code}")),
+        };
+        if state == "error" {
+            say(out, Level::Error, reason.clone());
+        }
+        out.push(Effect::Exit(code, state, reason));
+    }
+}

@@ -1,0 +1,250 @@
+//! The life of the node: its start, what its end means, and what follows when none lives.
+
+use super::*;
+
+impl Machine {
+    /// No node lives and nobody holds the data: whatever is next. The journal alone says what that is.
+    pub(super) fn go(&mut self, out: &mut Vec<Effect>) {
+        if self.step.is_some() {
+            self.state = State::Working { then: Then::Go };
+            return;
+        }
+        if self.step_retry.is_some() && !self.parked {
+            self.state = State::Working { then: Then::Go };
+            return;
+        }
+        if let Some((outcome, reason)) = self.reason_to_turn_back() {
+            self.state = State::Working { then: Then::Go };
+            self.start_step(Step::TurnBack { outcome, reason }, out);
+            return;
+        }
+        match next(self.journal.as_ref()) {
+            _ if self.parked => self.launch(out),
+            Next::Start => self.launch(out),
+            Next::Switch => {
+                self.state = State::Working { then: Then::Go };
+                let stop_ms = self.stop_began.map(|at| ms(self.now.saturating_sub(at)));
+                self.start_step(Step::Switch { stop_ms, clean_stop: self.clean_stop }, out);
+            }
+            Next::Back => {
+                self.state = State::Working { then: Then::Go };
+                self.start_step(Step::Back, out);
+            }
+        }
+    }
+
+    pub(super) fn launch(&mut self, out: &mut Vec<Effect>) {
+        self.state = State::Starting;
+        self.life = Life { launched: self.now, progress: self.now, ..Life::default() };
+        self.holders.clear();
+        out.push(Effect::Launch(self.args.clone()));
+    }
+
+    pub(super) fn noted(&mut self, note: Note, out: &mut Vec<Effect>) {
+        match note {
+            Note::Busy(holders) => self.life.refusal = Some(Refusal::Busy(holders)),
+            Note::Refused(why) => self.life.refusal = Some(Refusal::Refused(why)),
+            Note::NotExecuted(why) => self.life.refusal = Some(Refusal::NotExecuted(why)),
+            Note::Recorded(Recorded { release, args, starts }) => {
+                if let Some(journal) = self.journal.as_mut().filter(|j| j.stage == Stage::Trial && j.to == release) {
+                    journal.starts = starts.max(journal.starts);
+                }
+                self.current = Some(release.clone());
+                self.life.release = Some(release);
+                self.life.args = args;
+            }
+            Note::Warning(text) => say(out, Level::Warn, text),
+            Note::Holders(_) => {}
+        }
+    }
+
+    pub(super) fn executed(&mut self, out: &mut Vec<Effect>) {
+        if self.life.refusal.is_some() {
+            return;
+        }
+        self.life.executed = Some(self.now);
+        self.life.progress = self.now;
+        if let Some(at) = self.switched.take() {
+            self.start_ms = Some(ms(self.now.saturating_sub(at)));
+        }
+        let release = self.life.release.as_ref().map_or_else(String::new, Release::to_string);
+        say(out, Level::Info, format!("the node runs release={release} pid={}", self.life.pid));
+        if self.state != State::Starting {
+            return;
+        }
+        self.state = State::Up;
+        self.ready_at = Some(self.now + READY_AFTER);
+        self.probe_at = Some(self.now + Duration::from_millis(100));
+        self.no_head_since.get_or_insert(self.now);
+        self.plan_alarm();
+        if self.on_trial() {
+            self.grace = Grace::default();
+            self.sample_at = Some(self.now);
+        }
+        self.after_up(out);
+    }
+
+    /// What may be done beside a running node: end an upgrade that went back, begin one that is due.
+    pub(super) fn after_up(&mut self, out: &mut Vec<Effect>) {
+        if self.state != State::Up || self.step.is_some() || self.step_retry.is_some() {
+            return;
+        }
+        if let Some((outcome, reason)) = self.withdrawn() {
+            return self.start_step(Step::TurnBack { outcome, reason }, out);
+        }
+        match self.journal.as_ref().map(|j| (j.stage, j.from.clone())) {
+            Some((Stage::Back, from)) if self.current.as_ref() == Some(&from) => self.start_step(Step::Back, out),
+            Some((Stage::Stop | Stage::Back, _)) => self.stop(Then::Go, out),
+            Some((Stage::Trial, _)) => self.judge(out),
+            None => self.consider(out),
+        }
+    }
+
+    pub(super) fn ready(&mut self, out: &mut Vec<Effect>) {
+        self.life.ready = true;
+        if self.background {
+            self.background = false;
+            out.push(Effect::Ready);
+        }
+        let pid = self.life.pid;
+        self.grant(Wish::Restarted, Reply::done(serde_json::json!({"pid": pid})), out);
+    }
+
+    pub(super) fn ended(&mut self, exit: Exit, out: &mut Vec<Effect>) {
+        self.sample_at = None;
+        self.probe_at = None;
+        self.ready_at = None;
+        self.alarm_at = None;
+        self.judge_at = None;
+        match self.state.clone() {
+            State::Stopping { then } => {
+                let clean = exit == Exit::Code(0);
+                self.clean_stop = Some(clean);
+                let level = if clean { Level::Info } else { Level::Warn };
+                say(out, level, format!("the node ended: {exit}"));
+                self.clear(then, false, Some(exit.to_string()), out);
+            }
+            State::Killing { then } => {
+                self.clean_stop = Some(false);
+                self.clear(then, matches!(then, Then::Exit(_)), Some(exit.to_string()), out);
+            }
+            State::Starting => match self.life.refusal.clone() {
+                Some(Refusal::Busy(holders)) => {
+                    say(out, Level::Warn, format!("the data is still held by {}: waiting for its end", list(&holders)));
+                    self.clear(Then::Go, false, None, out);
+                }
+                Some(Refusal::Refused(why)) if self.on_trial() => self.turn_back_or_fail(Code::Refused, why, out),
+                Some(Refusal::Refused(why)) => self.fail(Code::Refused, why, out),
+                Some(Refusal::NotExecuted(why)) => {
+                    say(out, Level::Error, why);
+                    self.state = State::Deciding(exit);
+                    self.decide(out);
+                }
+                None => {
+                    say(out, Level::Warn, format!("the node ended before it ran: {exit}"));
+                    self.state = State::Deciding(exit);
+                    self.decide(out);
+                }
+            },
+            State::Up => {
+                say(
+                    out,
+                    Level::Warn,
+                    format!(
+                        "the node ended by itself: {exit} after {}",
+                        crate::config::show_duration(whole(self.age()))
+                    ),
+                );
+                self.state = State::Deciding(exit);
+                // What the node wrote just before its end must be seen before it is decided upon.
+                if !self.watching || self.look_wanted {
+                    self.ask_look(out);
+                }
+                self.decide(out);
+            }
+            State::Boot
+            | State::Deciding(_)
+            | State::Backoff { .. }
+            | State::Clearing { .. }
+            | State::Working { .. }
+            | State::Leaving { .. } => {}
+        }
+    }
+
+    /// The node ended unasked. An upgrade that is under way or due comes before the rules for crashes.
+    pub(super) fn decide(&mut self, out: &mut Vec<Effect>) {
+        let State::Deciding(exit) = self.state.clone() else { return };
+        if self.looking != Looking::No || self.step.is_some() {
+            return;
+        }
+        let ended = Some(exit.to_string());
+        match self.journal.as_ref().map(|j| (j.stage, j.proven)) {
+            Some((Stage::Stop | Stage::Back, _)) if !self.parked => return self.clear(Then::Go, false, ended, out),
+            Some((Stage::Trial, false)) if self.may_go_back() => {
+                if self.reason_to_turn_back().is_some() {
+                    return self.clear(Then::Go, false, ended, out);
+                }
+                self.restarts += 1;
+                return self.back_off("the new release is tried again", out);
+            }
+            Some((Stage::Stop | Stage::Back | Stage::Trial, _)) => {}
+            None => match self.begin_after_death(out) {
+                plans::AfterDeath::Begun | plans::AfterDeath::Wait => return,
+                plans::AfterDeath::None => {}
+            },
+        }
+        let life = &self.life;
+        if exit == Exit::Code(0)
+            && life.executed.is_some()
+            && life.answered.is_none()
+            && self.age() < COMMAND_TIME
+            && self.journal.is_none()
+        {
+            say(out, Level::Info, "the command is done".to_owned());
+            return self.clear(Then::Exit(0), false, ended, out);
+        }
+        let what =
+            if exit == Exit::Code(0) { "ended itself (exit status 0)".to_owned() } else { format!("failed: {exit}") };
+        let why = match (&life.refusal, self.background && !life.ready) {
+            (Some(Refusal::NotExecuted(why)), true) => Some(why.clone()),
+            (_, true) => Some(format!("the node {what} before it was up")),
+            _ if !self.config.restart_on_failure => {
+                Some(format!("the node {what}; DAEMON_RESTART_ON_FAILURE is false"))
+            }
+            _ if self.restarts >= self.config.max_restarts => {
+                Some(format!("the node {what}; {} restarts in a row did not help (DAEMON_MAX_RESTARTS)", self.restarts))
+            }
+            _ => None,
+        };
+        if let Some(why) = why {
+            self.error = Some(why);
+            return self.clear(Then::Exit(Code::Node as u8), false, ended, out);
+        }
+        self.restarts += 1;
+        self.back_off(&format!("restart {} of {}", self.restarts, self.config.max_restarts), out);
+    }
+
+    pub(super) fn back_off(&mut self, what: &str, out: &mut Vec<Effect>) {
+        let pause = backoff(self.config.restart_backoff, self.restarts);
+        if pause.is_zero() {
+            return self.go(out);
+        }
+        say(out, Level::Info, format!("{what} in {}", crate::config::show_duration(pause)));
+        self.state = State::Backoff { until: self.now + pause };
+    }
+
+    /// The node cannot be started and trying again would not help.
+    pub(super) fn fail(&mut self, code: Code, why: String, out: &mut Vec<Effect>) {
+        self.error = Some(why);
+        self.leave(code as u8, out);
+    }
+
+    pub(super) fn turn_back_or_fail(&mut self, code: Code, why: String, out: &mut Vec<Effect>) {
+        if self.may_go_back() {
+            self.state = State::Working { then: Then::Go };
+            self.start_step(Step::TurnBack { outcome: Outcome::Reverted, reason: why }, out);
+        } else {
+            self.fail(code, why, out);
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What clients ask for, and the settings that may change while it runs.
+
+use super::plans::Fit;
+use super::*;
+use crate::home::Name;
+use crate::job::step::Begin;
+
+impl Machine {
+    pub(super) fn reloaded(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
+        let outcome = match result {
+            Ok(Report::Settings(settings)) => self.take_settings(&settings, out),
+            Ok(_) => Err("the settings could not be read".to_owned()),
+            Err(why) => Err(why),
+        };
+        match outcome {
+            Ok(()) => {
+                say(out, Level::Info, "the settings were read again".to_owned());
+                self.grant(Wish::Reloaded, Reply::done(serde_json::json!({})), out);
+            }
+            Err(why) => {
+                say(out, Level::Error, format!("the settings stay as they were: {}", why.replace('\n', "; ")));
+                self.grant(Wish::Reloaded, Reply::error(Code::Usage, why), out);
+            }
+        }
+    }
+
+    pub(super) fn take_settings(&mut self, settings: &Settings, out: &mut Vec<Effect>) -> Result<(), String> {
+        let config = settings.config().map_err(|e| e.message)?;
+        if config.home != self.config.home || config.name != self.config.name {
+            return Err("DAEMON_HOME and DAEMON_NAME cannot change while a supervisor runs: stop it first".to_owned());
+        }
+        for warning in &settings.warnings {
+            say(out, Level::Warn, warning.clone());
+        }
+        self.config = config;
+        self.plan_look();
+        if self.state == State::Up && self.probing.is_none() {
+            self.plan_probe();
+        }
+        Ok(())
+    }
+
+    pub(super) fn grant(&mut self, wish: Wish, reply: Reply, out: &mut Vec<Effect>) {
+        let (granted, rest) = std::mem::take(&mut self.wishes).into_iter().partition(|(_, w)| *w == wish);
+        self.wishes = rest;
+        for (client, _) in granted {
+            out.push(Effect::Reply(client, reply.clone()));
+        }
+    }
+
+    pub(super) fn asked(&mut self, client: ClientId, request: Request, out: &mut Vec<Effect>) {
+        match request {
+            Request::Status => {
+                let status = self.status();
+                out.push(Effect::Reply(client, Reply::done(status)));
+            }
+            Request::Stop { now } => {
+                say(
+                    out,
+                    Level::Info,
+                    format!(
+                        "asked to stop{} by `wemixvisor stop`{}",
+                        if now { " at once" } else { "" },
+                        self.what_is_waited_for()
+                    ),
+                );
+                self.stop(Then::Exit(0), out);
+                if now {
+                    self.kill(out);
+                }
+                out.push(Effect::Reply(client, Reply::done(serde_json::json!({}))));
+            }
+            Request::Restart { args } => self.restart(client, args, out),
+            Request::Reload { flags } => {
+                self.flags.settings.extend(flags);
+                self.wishes.push((client, Wish::Reloaded));
+                out.push(Effect::Start(Role::Reload, Job::Reload(self.flags.clone())));
+            }
+            Request::Cancel { name } => self.ask_cancel(client, &name, out),
+            Request::Now { name, release } => self.ask_now(client, name, release, out),
+            Request::Revert { to } => self.ask_revert(client, to, out),
+        }
+    }
+
+    pub(super) fn restart(&mut self, client: ClientId, args: Option<Vec<String>>, out: &mut Vec<Effect>) {
+        let upgrading = self.journal.as_ref().is_some_and(|j| j.stage != Stage::Trial) && !self.parked;
+        let leaving = matches!(self.later(Then::Go), Then::Exit(_)) || matches!(self.state, State::Leaving { .. });
+        if upgrading || leaving {
+            let why = if leaving { "the supervisor is being stopped" } else { "an upgrade is under way" };
+            out.push(Effect::Reply(client, Reply::error(Code::Refused, format!("{why}: try again when it is over"))));
+            return;
+        }
+        if let Some(args) = args {
+            self.args = args;
+        }
+        say(out, Level::Info, "asked to restart the node".to_owned());
+        self.restarts = 0;
+        self.wishes.push((client, Wish::Restarted));
+        self.stop(Then::Go, out);
+    }
+
+    pub(super) fn what_is_waited_for(&self) -> String {
+        match &self.state {
+            State::Stopping { .. } => {
+                format!("; waiting for the node (pid {}) to end for {} s already", self.life.pid, self.grace.looks())
+            }
+            State::Killing { .. } => format!("; waiting for the node (pid {}), which was sent KILL", self.life.pid),
+            State::Clearing { .. } if !self.holders.is_empty() => {
+                format!("; waiting for {} to end", list(&self.holders))
+            }
+            State::Working { .. } => "; waiting for a step of the upgrade to end".to_owned(),
+            State::Boot
+            | State::Starting
+            | State::Up
+            | State::Deciding(_)
+            | State::Backoff { .. }
+            | State::Clearing { .. }
+            | State::Leaving { .. } => String::new(),
+        }
+    }
+
+    pub(super) fn ask_cancel(&mut self, client: ClientId, name: &Name, out: &mut Vec<Effect>) {
+        let beginning = matches!(&self.step, Some(Step::Begin(begin)) if begin.name == *name);
+        let reply = match self.journal.as_ref().filter(|j| j.name == *name) {
+            Some(journal) if journal.stage == Stage::Stop && !matches!(self.step, Some(Step::Switch { .. })) => None,
+            Some(_) => Some(Reply::error(
+                Code::Refused,
+                format!("upgrade {name} runs already: `wemixvisor upgrade revert` takes it back"),
+            )),
+            None if beginning => None,
+            None => Some(Reply::done(serde_json::json!({"under_way": false}))),
+        };
+        match reply {
+            Some(reply) => out.push(Effect::Reply(client, reply)),
+            None => {
+                say(out, Level::Info, format!("asked to cancel upgrade {name}"));
+                self.cancel = true;
+                self.wishes.push((client, Wish::Stepped));
+            }
+        }
+    }
+
+    pub(super) fn ask_now(&mut self, client: ClientId, name: Name, release: Release, out: &mut Vec<Effect>) {
+        let refusal = if let Some(journal) = &self.journal {
+            Some(format!("upgrade {} is under way", journal.name))
+        } else if self.current.as_ref() == Some(&release) {
+            Some(format!("release {release} is the current one"))
+        } else if !matches!(self.state, State::Up | State::Backoff { .. }) {
+            Some("the node is neither running nor waiting for its restart".to_owned())
+        } else {
+            None
+        };
+        if let Some(why) = refusal {
+            return out.push(Effect::Reply(client, Reply::error(Code::Refused, why)));
+        }
+        self.staged.remove(&release);
+        self.stage_tries.remove(&release);
+        self.wishes.push((client, Wish::Begun(name, release)));
+        self.stage_next(out);
+    }
+
+    /// Begins the upgrade that the operator asked for, once its release was looked at.
+    pub(super) fn begin_wished(&mut self, out: &mut Vec<Effect>) {
+        let wished = self.wishes.iter().find_map(|(_, w)| {
+            if let Wish::Begun(name, release) = w { Some((name.clone(), release.clone())) } else { None }
+        });
+        let Some((name, release)) = wished else { return };
+        if self.step.is_some() || !self.staged.contains_key(&release) {
+            return;
+        }
+        if let Fit::No(why) = self.fit(&release) {
+            return self.refuse_begun(&why, out);
+        }
+        if let State::Backoff { .. } = self.state {
+            self.state = State::Working { then: Then::Go };
+        } else if self.state != State::Up {
+            return self.refuse_begun("the node just ended: try again", out);
+        }
+        say(out, Level::Info, format!("upgrade {name} begins because the operator said so"));
+        let planned = self.schedule.pending().find(|plan| plan.name == name).cloned();
+        match planned {
+            Some(plan) => self.begin(&plan, out),
+            None => {
+                let begin = Begin {
+                    name,
+                    to: release,
+                    height: None,
+                    digest: None,
+                    passed: Vec::new(),
+                    head: self.life.head,
+                    identity: self.known.identity.clone(),
+                };
+                self.start_step(Step::Begin(begin), out);
+            }
+        }
+    }
+
+    pub(super) fn grant_begun(&mut self, out: &mut Vec<Effect>) {
+        self.answer_begun(&Reply::done(serde_json::json!({})), out);
+    }
+
+    pub(super) fn refuse_begun(&mut self, why: &str, out: &mut Vec<Effect>) {
+        self.answer_begun(&Reply::error(Code::Refused, why), out);
+    }
+
+    pub(super) fn answer_begun(&mut self, reply: &Reply, out: &mut Vec<Effect>) {
+        let (begun, rest) =
+            std::mem::take(&mut self.wishes).into_iter().partition(|(_, w)| matches!(w, Wish::Begun(..)));
+        self.wishes = rest;
+        for (client, _) in begun {
+            out.push(Effect::Reply(client, reply.clone()));
+        }
+    }
+
+    pub(super) fn ask_revert(&mut self, client: ClientId, to: Option<Release>, out: &mut Vec<Effect>) {
+        let refuse = |why: String| Effect::Reply(client, Reply::error(Code::Refused, why));
+        if self.step.is_some() || !matches!(self.state, State::Up | State::Backoff { .. }) {
+            return out.push(refuse("a change is under way: try again when it is over".to_owned()));
+        }
+        let step = match (&self.journal, to) {
+            (Some(journal), to)
+                if journal.stage == Stage::Trial && to.as_ref().is_none_or(|to| *to == journal.from) =>
+            {
+                Step::TurnBack { outcome: Outcome::Reverted, reason: "the operator said so".to_owned() }
+            }
+            (Some(journal), _) => {
+                return out.push(refuse(format!(
+                    "upgrade {} from {} is under way: only {} can be gone back to",
+                    journal.name, journal.from, journal.from
+                )));
+            }
+            (None, Some(to)) if self.current.as_ref() == Some(&to) => {
+                return out.push(refuse(format!("release {to} is the current one")));
+            }
+            (None, Some(to)) => Step::Undo { to, reason: "the operator said so".to_owned() },
+            (None, None) => {
+                return out.push(refuse("no upgrade is on trial: say to which release, with --to".to_owned()));
+            }
+        };
+        say(out, Level::Info, "asked to revert".to_owned());
+        self.wishes.push((client, Wish::Stepped));
+        if let State::Backoff { .. } = self.state {
+            self.state = State::Working { then: Then::Go };
+        }
+        self.start_step(step, out);
+    }
+}
