@@ -290,7 +290,7 @@ pub struct History {
 
 /// The lines of a history file; one that a power loss cut short is left out.
 pub fn parse_history(text: &str) -> Vec<History> {
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    text.lines().filter_map(|line| serde_json::from_slice(line.as_bytes()).ok()).collect()
 }
 
 /// A time as people and machines read it: RFC 3339, UTC, whole seconds.

@@ -42,7 +42,7 @@ fn dispatch(said: Invocation) -> Result<ExitCode> {
         Command::Supervise(words) => {
             let (flags, args) = words.split_first().ok_or_else(|| Error::usage("supervise is only for `start`"))?;
             let flags =
-                serde_json::from_str(flags).map_err(|e| Error::usage(format!("supervise is only for `start`: {e}")))?;
+                serde_json::from_slice(flags.as_bytes()).map_err(|e| Error::usage(format!("supervise is only for `start`: {e}")))?;
             commands::run::background(context(flags)?, args.to_vec())
         }
         Command::Help(topic) => done(commands::answer(&cli::help(topic))),

@@ -55,7 +55,7 @@ impl Plan {
     fn info_object(&self) -> Option<serde_json::Map<String, Value>> {
         match &self.info {
             Value::Object(object) => Some(object.clone()),
-            Value::String(text) => serde_json::from_str(text).ok(),
+            Value::String(text) => serde_json::from_slice(text.as_bytes()).ok(),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => None,
         }
     }
@@ -80,7 +80,7 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Plan>, String> {
     if text.trim().is_empty() {
         return Err("empty".to_owned());
     }
-    let value: Value = serde_json::from_str(text).map_err(|e| format!("not JSON: {e}"))?;
+    let value: Value = serde_json::from_slice(text.as_bytes()).map_err(|e| format!("not JSON: {e}"))?;
     match value {
         Value::Array(items) => {
             items.iter().enumerate().map(|(i, item)| one(item).map_err(|e| format!("plan {}: {e}", i + 1))).collect()

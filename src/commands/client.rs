@@ -68,7 +68,7 @@ pub fn ask(home: &Home, request: &Request) -> Result<Option<Value>> {
     if reply.is_empty() {
         return Err(Error::failed("the supervisor ended before it answered"));
     }
-    let mut reply: Value = serde_json::from_str(&reply).on("understand the supervisor at", &path)?;
+    let mut reply: Value = serde_json::from_slice(reply.as_bytes()).on("understand the supervisor at", &path)?;
     if let Some(error) = reply.get("error").and_then(Value::as_str) {
         return Err(Error::new(code(reply.get("code")), error));
     }

@@ -122,7 +122,7 @@ fn already_runs(home: &Home, pid: u64) -> Error {
 fn remember_end(home: &Home, state: &str, reason: &str) {
     let mut known = look::read_known(home);
     known.last = Some(Last { state: state.to_owned(), reason: reason.to_owned(), time: rfc3339(unix_now()) });
-    let written = serde_json::to_vec_pretty(&known)
+    let written = serde_json::to_vec(&known)
         .ok()
         .zip(home.owner().ok())
         .map(|(text, owner)| durable::replace_file(&home.state(), &text, 0o600, owner));

@@ -54,7 +54,7 @@ fn plans(context: &Context) -> (Schedule, Vec<look::PlanError>) {
 
 /// The `info` of a plan that is written here.
 fn info_of(url: Option<&str>, checksum: Option<&str>, text: Option<&str>, skip_checksum: bool) -> Result<Value> {
-    let mut object = match text.map(|text| (text, serde_json::from_str::<Map<String, Value>>(text))) {
+    let mut object = match text.map(|text| (text, serde_json::from_slice::<Map<String, Value>>(text.as_bytes()))) {
         None => Map::new(),
         Some((_, Ok(object))) => object,
         Some((text, Err(_))) if url.is_none() => return Ok(Value::String(text.to_owned())),
@@ -152,8 +152,9 @@ fn write_plan(context: &Context, plan: &Plan) -> Result<()> {
     let path = context.home.plan_file(plan.height);
     let owner = context.home.owner().on("read", context.home.root())?;
     durable::make_dirs(path.parent().unwrap_or(&path), 0o755, owner)?;
-    let text = serde_json::to_vec_pretty(plan).on("write", &path)?;
-    durable::replace_file(&path, &text, 0o644, owner)
+    // People read and edit it.
+    let text = format!("{:#}\n", json!(plan));
+    durable::replace_file(&path, text.as_bytes(), 0o644, owner)
 }
 
 /// Removes the files of an upgrade's plan (at one height, or at any); a file with other plans too is left alone.

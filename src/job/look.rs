@@ -74,8 +74,8 @@ pub fn look(home: &Home) -> Survey {
 /// The upgrade under way. A journal that cannot be read is an error: guessing would run the wrong binary.
 pub fn read_journal(home: &Home) -> Result<Option<Journal>> {
     let path = home.journal();
-    match fs::read_to_string(&path) {
-        Ok(text) => serde_json::from_str(&text).map(Some).on("understand the journal", &path),
+    match fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).on("understand the journal", &path),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).on("read", &path),
     }
@@ -83,7 +83,7 @@ pub fn read_journal(home: &Home) -> Result<Option<Journal>> {
 
 /// The last known state; nothing is known when the file is not there or not whole.
 pub fn read_known(home: &Home) -> Known {
-    fs::read_to_string(home.state()).ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
+    fs::read(home.state()).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
 }
 
 /// All finished upgrades, oldest first.

@@ -12,7 +12,7 @@ pub mod shim;
 pub mod stage;
 pub mod step;
 
-use std::io::{BufReader, Write};
+use std::io::{Read, Write};
 use std::process::ExitCode;
 
 use rustix::process::Signal;
@@ -142,7 +142,9 @@ pub fn say(line: &Line) {
 /// The worker's entry: dies with its supervisor, then does what stdin says.
 pub fn worker() -> ExitCode {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
-    let spec: Spec = match serde_json::from_reader(BufReader::new(std::io::stdin())) {
+    let mut text = Vec::new();
+    let read = std::io::stdin().read_to_end(&mut text).map_err(serde_json::Error::io);
+    let spec: Spec = match read.and_then(|_| serde_json::from_slice(&text)) {
         Ok(spec) => spec,
         Err(e) => {
             say(&Line::Failed(format!("the job's spec cannot be read: {e}")));

@@ -133,7 +133,7 @@ fn remember(home: &Home, spec: &Spec, probed: &Probed) -> Result<()> {
         last: before.last.clone(),
     };
     let path = home.state();
-    let text = serde_json::to_vec_pretty(&known).on("write", &path)?;
+    let text = serde_json::to_vec(&known).on("write", &path)?;
     durable::replace_file_unsynced(&path, &text, 0o600, home.owner().on("read", home.root())?)
 }
 

@@ -48,7 +48,7 @@ pub struct Spec {
 /// Becomes the node, or says on the report pipe (its stdin) why not.
 pub fn exec(words: &[String]) -> ExitCode {
     let Some((spec, args)) = words.split_first() else { return ExitCode::from(2) };
-    let Ok(spec) = serde_json::from_str::<Spec>(spec) else { return ExitCode::from(2) };
+    let Ok(spec) = serde_json::from_slice::<Spec>(spec.as_bytes()) else { return ExitCode::from(2) };
     let Ok(report) = rustix::io::fcntl_dupfd_cloexec(std::io::stdin(), 3) else { return ExitCode::from(2) };
     let mut report = File::from(report);
     let note = match prepare(&spec, args, &mut report) {
@@ -138,7 +138,7 @@ pub fn open_lock(home: &Home) -> Result<File> {
 
 /// The record in the data lock, if there is a whole one.
 pub fn read_record(home: &Home) -> Option<Record> {
-    serde_json::from_str(&fs::read_to_string(home.data_lock()).ok()?).ok()
+    serde_json::from_slice(&fs::read(home.data_lock()).ok()?).ok()
 }
 
 /// Writes the record into the data lock, in place: only its holder does, and a torn one is no record.

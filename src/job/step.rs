@@ -110,7 +110,7 @@ fn under_way(journal: Option<Journal>) -> Result<Journal> {
 /// Writes the journal, synced.
 pub fn write_journal(home: &Home, journal: &Journal) -> Result<()> {
     let path = home.journal();
-    let text = serde_json::to_vec_pretty(journal).on("write", &path)?;
+    let text = serde_json::to_vec(journal).on("write", &path)?;
     durable::replace_file(&path, &text, 0o600, home.owner().on("read", home.root())?)
 }
 

@@ -28,7 +28,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a client may ask for.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "ask")]
+#[serde(rename_all = "snake_case")]
 pub enum Request {
     /// Tell everything.
     Status,

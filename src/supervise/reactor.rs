@@ -228,7 +228,6 @@ impl Reactor {
     fn feed(&mut self, event: Event) -> Option<Leave> {
         let mut events = VecDeque::from([event]);
         while let Some(event) = events.pop_front() {
-            log::debug!("event {event:?}");
             let mut effects = Vec::new();
             let now = self.now();
             self.machine.step(now, event, &mut effects);

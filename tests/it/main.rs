@@ -6,5 +6,14 @@
 )]
 
 mod bad_input;
+mod background;
+mod death;
+mod geth;
+mod init;
+mod launch;
+mod life;
+mod plans;
+mod rpc;
 mod support;
+mod trial;
 mod upgrade;

@@ -164,6 +164,16 @@ impl Home {
         binary
     }
 
+    /// Makes a shell script the binary of a release.
+    pub fn script(&self, release: &str, text: &str) {
+        let dir = if release == "genesis" { self.own("genesis") } else { self.own("upgrades").join(release) };
+        let (draft, binary) = (self.dir.join("script"), dir.join("bin/node"));
+        fs::write(&draft, format!("#!/bin/sh\n{text}\n")).unwrap();
+        // Written by another process: what this one writes may be "busy" in a child of a test beside it.
+        let mut install = Command::new("install");
+        assert!(install.args(["-D", "-m", "755"]).arg(draft).arg(binary).status().unwrap().success());
+    }
+
     /// The arguments that make a quick mock node: 50 ms blocks, IPC only.
     pub fn node_args(&self) -> Vec<String> {
         ["--datadir", self.datadir().to_str().unwrap(), "--period", "50ms"].map(str::to_owned).to_vec()

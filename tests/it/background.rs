@@ -1,0 +1,248 @@
+//! The background verbs: start, stop, restart, status, with and without a supervisor.
+
+use std::fs::{self, File};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::{Home, Said, kill, lives, text, until};
+
+/// `start` with quick settings, more options of ours, and the mock's arguments and more.
+fn start(home: &Home, ours: &[&str], node: &[&str]) -> Said {
+    let args = home.node_args();
+    let quick = ["--set", "height_poll_interval=200ms", "--set", "health_check_interval=200ms"];
+    let words = quick.iter().chain(ours).chain(&["start", "--"]).copied();
+    let words: Vec<&str> = words.chain(args.iter().map(String::as_str)).chain(node.iter().copied()).collect();
+    home.run(&words)
+}
+
+fn number(status: &Value, key: &str) -> u32 {
+    u32::try_from(status[key].as_u64().unwrap()).unwrap()
+}
+
+/// What the node said of its arguments at each start.
+fn starts(home: &Home) -> Vec<String> {
+    let text = fs::read_to_string(home.root().join("logs/node.log")).unwrap_or_default();
+    text.lines().filter(|line| line.starts_with("MOCK start")).map(str::to_owned).collect()
+}
+
+fn ended(home: &Home, supervisor: u32) {
+    until("the supervisor is gone", || (!lives(supervisor)).then_some(()));
+    assert_eq!(home.nodes(), Vec::<u32>::new());
+    assert_eq!(home.holders(), Vec::<u32>::new());
+}
+
+#[test]
+fn start_returns_when_the_node_is_up_and_stop_when_both_are_gone() {
+    let home = Home::new();
+    let said = start(&home, &[], &[]).code(0);
+    let status = home.run(&["status", "--json"]).code(0).json();
+    assert_eq!(status["state"], "running");
+    let (node, supervisor) = (number(&status, "pid"), number(&status, "supervisor_pid"));
+    assert!(said.out.contains(&format!("pid {node}")) && said.out.contains(&format!("pid {supervisor}")), "{said:?}");
+    assert_eq!(home.nodes(), [node]);
+    assert_eq!(starts(&home).len(), 1, "its output is in logs/node.log");
+    let refused = start(&home, &[], &[]).code(4);
+    refused.one_error(&format!("pid {supervisor}"));
+    let said = home.run(&["stop"]).code(0);
+    assert_eq!(said.out.trim(), "stopped");
+    assert_eq!(home.nodes(), Vec::<u32>::new());
+    assert_eq!(home.run(&["status", "--json"]).code(3).json()["state"], "stopped");
+    ended(&home, supervisor);
+    assert_eq!(home.journal().iter().map(|e| e[0].as_str()).collect::<Vec<_>>(), ["start", "term", "stop"]);
+}
+
+#[test]
+fn the_supervisor_of_start_is_a_daemon() {
+    let home = Home::new();
+    start(&home, &[], &[]).code(0);
+    let status = home.status();
+    for key in ["pid", "supervisor_pid"] {
+        let pid = number(&status, key);
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let session = stat[stat.rfind(')').unwrap() + 2..].split(' ').nth(3).unwrap().to_owned();
+        assert_eq!(session, pid.to_string(), "{key} leads a session");
+        let stdin = fs::read_link(format!("/proc/{pid}/fd/0")).unwrap();
+        assert_eq!(stdin.to_str(), Some("/dev/null"), "{key}");
+    }
+    home.run(&["stop"]).code(0);
+}
+
+#[test]
+fn without_a_supervisor_stop_is_done_restart_starts_and_status_says_3() {
+    let home = Home::new();
+    home.run(&["stop"]).code(0);
+    home.run(&["stop", "--now"]).code(0);
+    assert_eq!(home.run(&["status", "--json"]).code(3).json()["state"], "stopped");
+    let args = home.node_args();
+    let words: Vec<&str> = ["restart", "--"].into_iter().chain(args.iter().map(String::as_str)).collect();
+    home.run(&words).code(0);
+    assert_eq!(home.run(&["status", "--json"]).code(0).json()["state"], "running");
+    home.run(&["stop"]).code(0);
+    assert_eq!(home.events("start").len(), 1);
+}
+
+#[test]
+fn restart_ends_the_node_gently_and_starts_it_under_the_same_supervisor() {
+    let home = Home::new();
+    start(&home, &[], &[]).code(0);
+    let before = home.status();
+    let said = home.run(&["restart"]).code(0);
+    let after = home.status();
+    assert_eq!(before["supervisor_pid"], after["supervisor_pid"]);
+    assert_ne!(before["pid"], after["pid"]);
+    assert!(said.out.contains(&format!("pid {}", after["pid"])), "{said:?}");
+    assert_eq!((&after["state"], &after["restart_count"]), (&"running".into(), &0.into()));
+    assert_eq!(starts(&home)[0].split("args=").nth(1), starts(&home)[1].split("args=").nth(1), "the same arguments");
+    // New arguments and settings of ours, if given.
+    let args = home.node_args();
+    let words = ["restart", "--network", "testnet", "--"].into_iter().chain(args.iter().map(String::as_str));
+    home.run(&words.chain(["--cache", "77"]).collect::<Vec<_>>()).code(0);
+    assert!(starts(&home)[2].contains("--cache 77"), "{:?}", starts(&home));
+    let status = home.status();
+    assert_eq!(status["network"], "testnet");
+    assert!(status["args"].as_array().unwrap().contains(&"77".into()), "{status}");
+    home.run(&["stop"]).code(0);
+    let kinds: Vec<String> = home.journal().into_iter().map(|event| event[0].clone()).collect();
+    assert_eq!(kinds, ["start", "term", "stop"].repeat(3));
+}
+
+#[test]
+fn restart_of_a_crashed_node_does_not_wait_for_its_pause() {
+    let home = Home::new();
+    start(&home, &["--set", "restart_backoff=1h"], &[]).code(0);
+    kill(number(&home.status(), "pid"), Signal::KILL);
+    home.until_status("it has crashed", |s| s["state"] == "crashed");
+    home.run(&["restart"]).code(0);
+    assert_eq!(home.state(), "running");
+    home.run(&["stop"]).code(0);
+}
+
+#[test]
+fn a_wrong_setting_at_restart_changes_nothing() {
+    let home = Home::new();
+    start(&home, &[], &[]).code(0);
+    let before = home.status();
+    home.run(&["restart", "--max-restarts", "many"]).code(2);
+    home.run(&["restart", "--nonsense", "--", "x"]).code(2);
+    let after = home.status();
+    assert_eq!((&before["pid"], &before["args"]), (&after["pid"], &after["args"]));
+    home.run(&["stop"]).code(0);
+}
+
+#[test]
+fn start_without_arguments_uses_those_of_the_last_run_and_says_so() {
+    let home = Home::new();
+    start(&home, &[], &["--cache", "77"]).code(0);
+    home.run(&["stop"]).code(0);
+    let said = home.run(&["start"]).code(0);
+    assert!(said.err.contains("last run") && said.err.contains("--cache 77"), "{said:?}");
+    assert_eq!(starts(&home).len(), 2);
+    assert_eq!(starts(&home)[0].split("args=").nth(1), starts(&home)[1].split("args=").nth(1));
+    home.run(&["stop"]).code(0);
+    // The configuration goes before the last run.
+    let args: Vec<String> = home.node_args().iter().map(|arg| format!("{arg:?}")).collect();
+    let line = format!("node_args = [{}, \"--cache\", \"88\"]\n", args.join(", "));
+    let text = fs::read_to_string(home.own("config.toml")).unwrap() + &line;
+    fs::write(home.own("config.toml"), text).unwrap();
+    let said = home.run(&["start"]).code(0);
+    assert!(!said.err.contains("last run"), "{said:?}");
+    assert!(starts(&home)[2].contains("--cache 88"));
+    home.run(&["stop"]).code(0);
+}
+
+#[test]
+fn start_of_a_node_that_dies_before_it_is_up_says_why_with_its_last_lines() {
+    let home = Home::new();
+    let said = start(&home, &[], &["--die-at-start=7"]).code(5);
+    assert!(said.err.contains("exit status 7") && said.err.contains("MOCK start"), "{said:?}");
+    assert_eq!(home.events("start").len(), 1, "it is not tried again");
+    let status = home.run(&["status", "--json"]).code(3).json();
+    assert_eq!(status["state"], "error");
+    assert!(text(&status, "error").contains("exit status 7"), "{status}");
+    // A node that refuses its command line.
+    let said = start(&home, &[], &["--no-such-flag"]).code(5);
+    assert!(said.err.contains("flag provided but not defined: -no-such-flag"), "{said:?}");
+    // And one that is a command: nothing runs, so `start` has failed.
+    let said = start(&home, &[], &["--exit-early"]).code(5);
+    assert!(said.err.contains("ended itself") && said.err.contains("MOCK start"), "{said:?}");
+    assert_eq!(home.nodes(), Vec::<u32>::new());
+}
+
+#[test]
+fn start_tells_at_once_what_cannot_work() {
+    let home = Home::new();
+    home.run(&["start", "--nonsense", "--", "x"]).code(2).one_error("--nonsense");
+    home.run(&["--set", "poll_interval=never", "start"]).code(2).one_error("POLL_INTERVAL");
+    assert_eq!(home.journal().len(), 0);
+    assert!(!home.own("control.sock").exists());
+}
+
+#[test]
+fn stop_shows_what_it_waits_for() {
+    let home = Home::new();
+    start(&home, &["--set", "shutdown_grace=0"], &["--stop-time", "3500ms"]).code(0);
+    let node = number(&home.status(), "pid");
+    let said = home.run(&["stop"]).code(0);
+    assert!(said.err.contains(&format!("waiting for the node (pid {node})")), "{said:?}");
+    assert_eq!(home.events("term").len(), 1);
+}
+
+#[test]
+fn stop_now_kills_node_and_supervisor_ends() {
+    let home = Home::new();
+    start(&home, &["--set", "shutdown_grace=0"], &["--deaf"]).code(0);
+    let supervisor = number(&home.status(), "supervisor_pid");
+    home.run(&["stop", "--now"]).code(0);
+    ended(&home, supervisor);
+    assert_eq!(home.events("stop").len(), 0);
+}
+
+#[test]
+fn two_stops_at_once_both_wait_for_the_end() {
+    let home = Home::new();
+    start(&home, &[], &["--stop-time", "500ms"]).code(0);
+    let node = number(&home.status(), "pid");
+    let mut stops: Vec<_> = (0..4).map(|_| home.command(&["stop"]).spawn().unwrap()).collect();
+    for stop in &mut stops {
+        let status = until("stop returns", || stop.try_wait().unwrap());
+        assert!(status.success());
+        assert!(!lives(node));
+    }
+    assert_eq!(home.events("term").len(), 1);
+}
+
+#[test]
+fn usr1_opens_the_log_anew() {
+    let home = Home::new();
+    start(&home, &[], &[]).code(0);
+    let log = home.root().join("logs/wemixvisor.log");
+    let old = home.root().join("logs/old.log");
+    fs::rename(&log, &old).unwrap();
+    kill(number(&home.status(), "supervisor_pid"), Signal::USR1);
+    until("the log is there again", || log.exists().then_some(()));
+    home.run(&["stop"]).code(0);
+    assert!(fs::read_to_string(&log).unwrap().contains("asked to stop"));
+    assert!(!fs::read_to_string(&old).unwrap().contains("asked to stop"));
+}
+
+/// Who finds the lock free may start at once: an end that is written down later would overwrite what that one knows.
+#[test]
+fn the_end_is_on_record_before_the_lock_is_free() {
+    let home = Home::new();
+    start(&home, &[], &["--die-at-start"]).code(5);
+    assert_eq!(home.state(), "error");
+    start(&home, &[], &[]).code(0);
+    let lock = File::open(home.own("lock")).unwrap();
+    let mut stop = home.command(&["stop"]).spawn().unwrap();
+    let began = std::time::Instant::now();
+    while lock.try_lock_shared().is_err() {
+        assert!(began.elapsed() < crate::support::PATIENCE);
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    let state = fs::read_to_string(home.own("state.json")).unwrap();
+    let state: Value = serde_json::from_str(&state).unwrap();
+    assert_eq!(state["last"]["state"], "stopped", "{state}");
+    until("stop returns", || stop.try_wait().unwrap());
+}

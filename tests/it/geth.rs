@@ -1,0 +1,262 @@
+//! The real thing: two releases of geth, named by `WEMIXVISOR_GETH_OLD` and `WEMIXVISOR_GETH_NEW`, as a chain of one node
+//! that makes a block each second. Without the two variables these tests say so and do nothing.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::support::{Home, Visor, kill, lives, text, until};
+
+/// A home for geth, and where its binaries lie.
+struct Geth {
+    home: Home,
+    new: PathBuf,
+    /// Versions of the old and the new release, as their clients tell them.
+    versions: [String; 2],
+}
+
+impl Geth {
+    /// A home with the old geth as genesis release; none where the two are not named.
+    fn named() -> Option<Geth> {
+        let named = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+        let (Some(old), Some(new)) = (named("WEMIXVISOR_GETH_OLD"), named("WEMIXVISOR_GETH_NEW")) else {
+            static TOLD: Once = Once::new();
+            // Past the capture of output: what was not tested must be seen.
+            TOLD.call_once(|| {
+                let _ = writeln!(
+                    std::io::stderr(),
+                    "geth: SKIPPED: WEMIXVISOR_GETH_OLD and WEMIXVISOR_GETH_NEW do not name two releases of geth"
+                );
+            });
+            return None;
+        };
+        let versions = [version(&old), version(&new)];
+        assert_ne!(versions[0], versions[1], "two releases of geth are needed");
+        let home = Home::empty();
+        let node = home.dir.join("node");
+        std::os::unix::fs::symlink(&old, &node).unwrap();
+        home.run(&["init", node.to_str().unwrap()]).code(0);
+        Some(Geth { home, new, versions })
+    }
+
+    fn ipc(&self) -> PathBuf {
+        self.home.dir.join("geth.ipc")
+    }
+
+    fn supervise(&self) -> Visor<'_> {
+        let (datadir, ipc) = (self.home.datadir(), self.ipc());
+        let mut args = vec!["--dev", "--dev.period", "1", "--datadir", datadir.to_str().unwrap(), "--port", "0"];
+        args.extend(["--authrpc.port", "0", "--ipcpath", ipc.to_str().unwrap(), "--cache", "64"]);
+        self.home.supervise_with(&[], &args)
+    }
+
+    /// Puts the new release there under the name `v2`.
+    fn add(&self) {
+        self.home.run(&["upgrade", "add", "v2", self.new.to_str().unwrap()]).code(0);
+    }
+
+    /// Waits until this release runs, as its RPC itself tells (0: the old one, 1: the new one).
+    #[track_caller]
+    fn until_version(&self, which: usize) -> Value {
+        let version = &self.versions[which];
+        self.home.until_status(&format!("geth {version} answers"), |s| {
+            let told = s["version"].as_str().is_some_and(|v| v.contains(version.as_str()));
+            told && s["state"] == "running" && s["head_known"] == true
+        })
+    }
+
+    /// The head once it is at least this.
+    #[track_caller]
+    fn until_head(&self, least: u64) -> u64 {
+        let status = self.home.until_status(&format!("block {least} comes"), |s| {
+            s["head_known"] == true && s["height"].as_u64().is_some_and(|head| head >= least)
+        });
+        status["height"].as_u64().unwrap()
+    }
+
+    /// The heads at which it flushed its state, one for each clean stop.
+    fn stops(&self) -> Vec<u64> {
+        let log = self.home.log();
+        let mut heads = Vec::new();
+        let mut flushed = None;
+        for line in log.lines() {
+            if line.contains("Got interrupt") {
+                flushed = None;
+            } else if line.contains("Writing cached state to disk") && flushed.is_none() {
+                // The first of three is the head.
+                let block = line.split("block=").nth(1).and_then(|rest| rest.split_whitespace().next());
+                flushed = block.and_then(|block| block.replace(',', "").parse::<u64>().ok());
+            } else if line.contains("Blockchain stopped") {
+                heads.extend(flushed);
+            }
+        }
+        heads
+    }
+
+    /// How often it was started.
+    fn starts(&self) -> usize {
+        self.home.logged("Starting Geth in ephemeral dev mode")
+    }
+
+    /// Stops it all and looks at what geth says of its stops: as many as starts, and none of them unclean.
+    #[track_caller]
+    fn stop(&self, visor: &mut Visor) {
+        visor.stop();
+        self.check_stops();
+    }
+
+    #[track_caller]
+    fn check_stops(&self) {
+        assert_eq!(self.home.logged("Unclean shutdown"), 0, "geth found its database as a crash leaves it");
+        assert_eq!(self.stops().len(), self.starts(), "each start has its clean stop");
+        assert_eq!(self.home.logged("interrupt more to panic"), 0, "TERM once");
+        assert_eq!(self.home.logged("UNCLEAN"), 0, "nothing was killed");
+    }
+}
+
+/// What `geth version` tells: the number alone.
+fn version(binary: &Path) -> String {
+    let output = std::process::Command::new(binary).arg("version").output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = told.lines().find_map(|line| line.strip_prefix("Version: "));
+    line.unwrap_or_else(|| panic!("{} is no geth: {told}", binary.display())).trim().to_owned()
+}
+
+#[test]
+fn a_real_geth_is_upgraded_at_its_height_and_goes_on_with_its_chain() {
+    let Some(geth) = Geth::named() else { return };
+    let home = &geth.home;
+    let mut visor = geth.supervise();
+    geth.until_version(0);
+    geth.add();
+    let height = geth.until_head(2) + 6;
+    home.run(&["upgrade", "schedule", "v2", &height.to_string()]).code(0);
+    home.until_phase("staged");
+    assert_eq!(home.current(), "genesis");
+    geth.until_version(1);
+    let stopped = geth.stops();
+    assert_eq!(stopped.len(), 1);
+    assert!(stopped[0] + 1 >= height, "stopped at {}, before block {}", stopped[0], height - 1);
+    assert_eq!(home.nodes().len(), 1);
+    let status = home.until_finished("v2", "committed");
+    assert_eq!((home.current().as_str(), status["release"].as_str()), ("v2", Some("v2")));
+    geth.until_head(stopped[0] + 5);
+    let history = home.history();
+    assert_eq!(history.len(), 1);
+    assert_eq!((history[0]["result"].as_str(), history[0]["from"].as_str()), (Some("committed"), Some("genesis")));
+    assert_eq!(history[0]["clean_stop"], true);
+    geth.stop(&mut visor);
+}
+
+#[test]
+fn a_real_geth_goes_back_to_its_old_release_when_the_operator_reverts() {
+    let Some(geth) = Geth::named() else { return };
+    let home = &geth.home;
+    let mut visor = geth.supervise();
+    geth.until_version(0);
+    geth.until_head(2);
+    geth.add();
+    home.run(&["upgrade", "now", "v2"]).code(0);
+    geth.until_version(1);
+    home.until_finished("v2", "committed");
+    let head = geth.until_head(1);
+    home.run(&["upgrade", "revert", "--to", "genesis"]).code(0);
+    geth.until_version(0);
+    assert_eq!(home.current(), "genesis");
+    geth.until_head(head + 2);
+    assert_eq!(home.nodes().len(), 1);
+    assert_eq!(geth.starts(), 3);
+    geth.stop(&mut visor);
+}
+
+#[test]
+fn a_real_geth_ends_cleanly_when_its_supervisor_is_killed_and_the_next_one_starts_it_again() {
+    let Some(geth) = Geth::named() else { return };
+    let home = &geth.home;
+    let mut visor = geth.supervise();
+    let first = geth.until_version(0)["pid"].clone();
+    let head = geth.until_head(3);
+    visor.kill();
+    // At once, the old geth may still be on its way out: the new one must wait for it.
+    let mut visor = geth.supervise();
+    let watch = |why: &str, done: &dyn Fn(&Value) -> bool| {
+        until(why, || {
+            assert!(home.nodes().len() <= 1, "two nodes: {:?}", home.nodes());
+            Some(home.status()).filter(|status| done(status))
+        })
+    };
+    let status = watch("the new supervisor's geth runs", &|s| {
+        s["state"] == "running" && s["head_known"] == true && s["supervisor_pid"] == visor.pid()
+    });
+    assert_ne!(status["pid"], first);
+    assert!(!lives(u32::try_from(first.as_u64().unwrap()).unwrap()));
+    watch("blocks go on", &|s| s["height"].as_u64().is_some_and(|now| now >= head + 2));
+    assert_eq!(geth.starts(), 2);
+    geth.stop(&mut visor);
+}
+
+#[test]
+fn a_real_geth_under_load_is_given_its_time_to_stop() {
+    let Some(geth) = Geth::named() else { return };
+    let home = &geth.home;
+    let mut visor = geth.supervise();
+    geth.until_version(0);
+    let ipc = geth.ipc();
+    let sender = std::thread::spawn(move || send_transactions(&ipc));
+    let begun = geth.until_head(1);
+    geth.until_head(begun + 3);
+    // They are sent until geth hangs up: the stop comes in the middle of it.
+    home.run(&["stop"]).code(0);
+    let sent = sender.join().unwrap();
+    assert!(sent > 100, "only {sent} transactions: no load");
+    assert_eq!(visor.end(), 0);
+    assert_eq!(home.nodes(), Vec::<u32>::new());
+    geth.check_stops();
+    let head = geth.stops()[0];
+    let mut visor = geth.supervise();
+    assert!(geth.until_version(0)["height"].as_u64().unwrap() >= head, "no block was lost");
+    geth.until_head(head + 1);
+    geth.stop(&mut visor);
+}
+
+#[test]
+fn a_real_geth_that_is_killed_is_started_again_without_its_supervisor_giving_up() {
+    let Some(geth) = Geth::named() else { return };
+    let home = &geth.home;
+    let mut visor = geth.supervise();
+    let first = u32::try_from(geth.until_version(0)["pid"].as_u64().unwrap()).unwrap();
+    geth.until_head(2);
+    kill(first, Signal::KILL);
+    let status = home.until_status("it runs again", |s| {
+        s["state"] == "running" && s["head_known"] == true && s["pid"] != first && s["pid"] != 0
+    });
+    assert_eq!((text(&status, "release").as_str(), &status["restart_count"]), ("genesis", &json!(1)));
+    // The control: a stop that was no stop is seen by the words that the other tests look for.
+    until("geth tells of the crash", || (home.logged("Unclean shutdown") > 0).then_some(()));
+    visor.stop();
+}
+
+/// Sends transactions one after the other until geth takes no more; tells how many it took.
+fn send_transactions(ipc: &Path) -> u64 {
+    let Ok(mut stream) = UnixStream::connect(ipc) else { return 0 };
+    let mut replies = BufReader::new(stream.try_clone().unwrap());
+    let mut call = |method: &str, params: Value| -> Option<Value> {
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        stream.write_all(format!("{request}\n").as_bytes()).ok()?;
+        let mut line = String::new();
+        replies.read_line(&mut line).ok()?;
+        serde_json::from_str::<Value>(&line).ok()?.get_mut("result").map(Value::take)
+    };
+    let Some(account) = call("eth_accounts", json!([])).and_then(|all| all.get(0).cloned()) else { return 0 };
+    let mut sent = 0;
+    // A little contract each, so that there is state to be flushed.
+    let transaction = json!([{"from": account, "data": "0x600160005500", "gas": "0x30000"}]);
+    while call("eth_sendTransaction", transaction.clone()).is_some() {
+        sent += 1;
+    }
+    sent
+}
