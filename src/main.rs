@@ -3,6 +3,8 @@
 mod cli;
 mod commands;
 mod config;
+#[cfg(test)]
+mod docs;
 mod error;
 mod home;
 mod job;
@@ -41,8 +43,8 @@ fn dispatch(said: Invocation) -> Result<ExitCode> {
         Command::Exec(words) => Ok(job::shim::exec(&words)),
         Command::Supervise(words) => {
             let (flags, args) = words.split_first().ok_or_else(|| Error::usage("supervise is only for `start`"))?;
-            let flags =
-                serde_json::from_slice(flags.as_bytes()).map_err(|e| Error::usage(format!("supervise is only for `start`: {e}")))?;
+            let flags = serde_json::from_slice(flags.as_bytes())
+                .map_err(|e| Error::usage(format!("supervise is only for `start`: {e}")))?;
             commands::run::background(context(flags)?, args.to_vec())
         }
         Command::Help(topic) => done(commands::answer(&cli::help(topic))),

@@ -182,7 +182,7 @@ pub fn start(context: &Context, args: Vec<String>) -> Result<ExitCode> {
         answer(&format!(
             "the node runs (pid {pid}), supervised by pid {}; its output is in {}",
             child.id(),
-            home.node_log().display()
+            context.config.log_file.clone().unwrap_or_else(|| home.node_log()).display()
         ))?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -11,9 +11,9 @@ use crate::cli::Upgrade;
 use crate::error::{Code, Error, OnFile, Result};
 use crate::home::{Name, Release};
 use crate::job::{check, durable, look, stage, step};
-use crate::journal::Outcome;
+use crate::journal::{History, Outcome};
 use crate::plan::Plan;
-use crate::schedule::{Found, Known, Schedule, Standing};
+use crate::schedule::{Entry, Found, Known, Schedule, Standing};
 use crate::supervise::control::Request;
 
 /// Does what was said.
@@ -76,7 +76,20 @@ fn info_of(url: Option<&str>, checksum: Option<&str>, text: Option<&str>, skip_c
     Ok(if object.is_empty() { Value::Null } else { Value::Object(object) })
 }
 
+/// A plan that may be written, and what it takes the place of.
+struct Accepted {
+    plan: Plan,
+    moved: Vec<Found>,
+    head: Option<u64>,
+}
+
 fn schedule(context: &Context, name: &Name, height: u64, info: Value, force: bool) -> Result<()> {
+    let accepted = accept(context, name, height, info, force)?;
+    put(context, accepted)
+}
+
+/// Looks at everything that speaks against a plan; nothing is changed.
+fn accept(context: &Context, name: &Name, height: u64, info: Value, force: bool) -> Result<Accepted> {
     let home = &context.home;
     let release = home.find(name);
     let survey = look::look(home);
@@ -96,28 +109,34 @@ fn schedule(context: &Context, name: &Name, height: u64, info: Value, force: boo
     }
     // Only plans that wait can be in the way.
     let (planned, _) = plans(context);
-    let live: Vec<&Found> = planned
-        .entries
-        .iter()
-        .filter(|e| matches!(e.standing, Standing::Pending | Standing::Conflict(_)))
-        .map(|e| &e.plan)
-        .collect();
+    let waits = |e: &Entry| matches!(e.standing, Standing::Pending | Standing::Conflict(_));
+    let live: Vec<Found> = planned.entries.into_iter().filter(waits).map(|e| e.plan).collect();
     if let Some(other) = live.iter().find(|plan| plan.height == height && plan.name != *name) {
         return Err(Error::refused(format!(
             "height {height} belongs to upgrade {}: `wemixvisor upgrade cancel {}` withdraws it",
             other.name, other.name
         )));
     }
-    let moved: Vec<&Found> = live.into_iter().filter(|plan| plan.name == *name && plan.height != height).collect();
+    let moved: Vec<Found> = live.into_iter().filter(|plan| plan.name == *name && plan.height != height).collect();
     if let Some(other) = moved.first().filter(|_| !force) {
         return Err(Error::refused(format!("upgrade {name} is planned for block {}: --force moves it", other.height)));
     }
     let mut plan = Plan { name: name.clone(), height, info, retry: 0 };
     // Said anew by the operator: an earlier end of the same plan must not stand in its way.
-    let ended = look::read_history(home);
-    while ended.iter().any(|h| h.digest.as_deref() == Some(&plan.digest())) {
+    count_up(&mut plan, &look::read_history(home));
+    Ok(Accepted { plan, moved, head })
+}
+
+/// Gives the plan a content that no finished upgrade had.
+fn count_up(plan: &mut Plan, history: &[History]) {
+    while history.iter().any(|h| h.digest.as_deref() == Some(&plan.digest())) {
         plan.retry += 1;
     }
+}
+
+fn put(context: &Context, accepted: Accepted) -> Result<()> {
+    let Accepted { plan, moved, head } = accepted;
+    let (name, height) = (&plan.name, plan.height);
     write_plan(context, &plan)?;
     for plan in moved {
         withdraw(context, &plan.name, Some(plan.height))?;
@@ -129,8 +148,7 @@ fn schedule(context: &Context, name: &Name, height: u64, info: Value, force: boo
         "upgrade {name} is planned for block {height}{}",
         head.map(|head| format!(" (head {head})")).unwrap_or_default()
     ))?;
-    let binary = home.binary(&release);
-    if let Err(why) = check::executable(&binary) {
+    if let Err(why) = check::executable(&context.home.binary(&context.home.find(name))) {
         context.note(&format!(
             "warning: {why}; it must be there before block {height}: `wemixvisor upgrade add {name} FILE` puts it there"
         ));
@@ -190,11 +208,12 @@ fn add(context: &Context, name: &Name, file: &Path, height: Option<u64>, force: 
     if binary.exists() && !force {
         return Err(Error::refused(format!("{} is there already: --force replaces it", binary.display())));
     }
+    let accepted = height.map(|height| accept(context, name, height, Value::Null, force)).transpose()?;
     let owner = home.owner().on("read", home.root())?;
     durable::make_dirs(binary.parent().unwrap_or(&binary), 0o755, owner)?;
     durable::install_file(file, &binary, 0o755, owner)?;
     answer(&format!("installed {}", binary.display()))?;
-    height.map_or(Ok(()), |height| schedule(context, name, height, Value::Null, force))
+    accepted.map_or(Ok(()), |accepted| put(context, accepted))
 }
 
 fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
@@ -271,7 +290,7 @@ fn seen(context: &Context) -> Result<(Vec<Value>, Vec<look::PlanError>)> {
     let status = client::ask(&context.home, &Request::Status)?;
     let told: Vec<Value> = status.as_ref().and_then(|s| s.get("plans")?.as_array().cloned()).unwrap_or_default();
     let (schedule, errors) = plans(context);
-    let shape = |entry: &crate::schedule::Entry| {
+    let shape = |entry: &Entry| {
         let plan = &entry.plan;
         let same =
             |t: &&Value| t.get("name") == Some(&json!(plan.name)) && t.get("height") == Some(&json!(plan.height));
@@ -395,9 +414,7 @@ fn retry(context: &Context, name: &Name) -> Result<()> {
         return Err(Error::refused(format!("no plan of {name} has failed")));
     };
     let mut plan = plan.clone();
-    while history.iter().any(|h| h.digest.as_deref() == Some(&plan.digest())) {
-        plan.retry += 1;
-    }
+    count_up(&mut plan, &history);
     // Whichever file held it, the height's own file now does; the others must not say the old content.
     withdraw(context, name, Some(plan.height))?;
     write_plan(context, &plan)?;

@@ -9,10 +9,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use super::shim::{open_lock, read_record, write_record};
-use super::{Line, Note, say};
+use super::{Line, Note, look, say, step};
 use crate::error::Result;
 use crate::home::Home;
-use crate::journal::Record;
+use crate::journal::{Record, Stage};
 use crate::proc::{self, Holder};
 
 /// How often it looks again when nobody's end woke it.
@@ -25,6 +25,8 @@ pub struct Spec {
     pub kill: bool,
     /// How the node ended, for the run record.
     pub ended: Option<String>,
+    /// A start of a release on trial that ended because it was asked to is none that failed: so many count.
+    pub starts: Option<u32>,
 }
 
 /// Returns when the lock was free for a moment and the record says how the node ended.
@@ -52,6 +54,12 @@ pub fn clear(home: &Home, spec: &Spec) -> Result<()> {
             }
         }
         wait_for_an_end(&holders);
+    }
+    if let Some(starts) = spec.starts
+        && let Some(mut journal) = look::read_journal(home)?.filter(|j| j.stage == Stage::Trial && j.starts > starts)
+    {
+        journal.starts = starts;
+        step::write_journal(home, &journal)?;
     }
     if let Some(mut record) = read_record(home).filter(|r| r.ended.is_none()) {
         record.ended = Some(spec.ended.clone().unwrap_or_else(|| "nobody saw how".to_owned()));

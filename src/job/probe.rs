@@ -34,8 +34,8 @@ pub struct Probed {
     pub address: String,
     /// How long its first answer took.
     pub latency_ms: u64,
-    /// Who answered is not this node: the answer counts for nothing.
-    pub foreign: bool,
+    /// Why the answer counts for nothing, if so: who answered cannot be shown to be this node.
+    pub foreign: Option<String>,
     /// The highest block.
     pub head: u64,
     /// The time in that block, seconds since 1970.
@@ -56,7 +56,7 @@ pub fn probe(home: &Home, spec: &Spec) -> Result<Probed> {
     let mut reasons = Vec::new();
     for address in &spec.addresses {
         match ask(home, address, spec.identity) {
-            Ok(probed) if probed.foreign => foreign = foreign.or(Some(probed)),
+            Ok(probed) if probed.foreign.is_some() => foreign = foreign.or(Some(probed)),
             Ok(probed) => {
                 remember(home, spec, &probed)?;
                 return Ok(probed);
@@ -73,9 +73,9 @@ fn ask(home: &Home, address: &Address, identity: bool) -> std::result::Result<Pr
     let head = client.call("eth_blockNumber", json!([]))?;
     let head = quantity(&head).ok_or_else(|| Failure::Silent("eth_blockNumber gave no number".to_owned()))?;
     let latency_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    let foreign = !is_this_node(home, address, &client);
+    let foreign = stranger(home, address, &client);
     let mut probed = Probed { address: address.to_string(), latency_ms, foreign, head, ..Probed::default() };
-    if foreign {
+    if probed.foreign.is_some() {
         return Ok(probed);
     }
     let mut optional = |method: &str, params: Value| client.call(method, params).ok();
@@ -97,13 +97,17 @@ fn ask(home: &Home, address: &Address, identity: bool) -> std::result::Result<Pr
     Ok(probed)
 }
 
-/// Whether who listens at this address holds the data lock: the node, or a child of it.
-fn is_this_node(home: &Home, address: &Address, client: &Client) -> bool {
+/// Why who listens at this address is not known to be the node or a child of it: a holder of the data lock.
+fn stranger(home: &Home, address: &Address, client: &Client) -> Option<String> {
     let holders = proc::holders(&home.data_lock());
-    match address {
+    let ours = match address {
         Address::Ipc(_) => client.peer().is_some_and(|pid| holders.iter().any(|h| h.pid == pid)),
-        Address::Http(url) => loopback_port(url).is_some_and(|port| proc::listens(&holders, port)),
-    }
+        Address::Http(url) => match loopback_port(url) {
+            Some(port) => proc::listens(&holders, port),
+            None => return Some("it is no loopback address, so that nothing shows it to be this node".to_owned()),
+        },
+    };
+    (!ours).then(|| "another process listens there".to_owned())
 }
 
 /// The port of a URL whose host is this machine's loopback.

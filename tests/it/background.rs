@@ -120,6 +120,29 @@ fn restart_of_a_crashed_node_does_not_wait_for_its_pause() {
 }
 
 #[test]
+fn restart_of_a_node_that_does_not_come_up_again_says_so_with_5() {
+    let home = Home::new();
+    start(&home, &["--max-restarts", "1", "--set", "restart_backoff=10ms"], &[]).code(0);
+    home.release("genesis", "--die-at-start=7");
+    let said = home.run(&["restart"]).code(5);
+    assert!(said.err.contains("exit status 7"), "{said:?}");
+    until("it is given up", || (home.run(&["status"]).code == 3).then_some(()));
+    assert_eq!(home.state(), "error");
+}
+
+#[test]
+fn restart_is_refused_while_everything_ends() {
+    let home = Home::new();
+    start(&home, &["--set", "shutdown_grace=0"], &["--stop-time", "1h"]).code(0);
+    let mut stop = home.command(&["stop"]).spawn().unwrap();
+    home.until_status("it is stopping", |s| s["state"] == "stopping");
+    home.run(&["restart"]).code(4).one_error("is being stopped");
+    home.run(&["stop", "--now"]).code(0);
+    assert!(until("stop returns", || stop.try_wait().unwrap()).success());
+    assert_eq!(home.events("start").len(), 1);
+}
+
+#[test]
 fn a_wrong_setting_at_restart_changes_nothing() {
     let home = Home::new();
     start(&home, &[], &[]).code(0);
@@ -168,6 +191,31 @@ fn start_of_a_node_that_dies_before_it_is_up_says_why_with_its_last_lines() {
     let said = start(&home, &[], &["--exit-early"]).code(5);
     assert!(said.err.contains("ended itself") && said.err.contains("MOCK start"), "{said:?}");
     assert_eq!(home.nodes(), Vec::<u32>::new());
+}
+
+#[test]
+fn start_says_so_when_the_binary_cannot_be_executed() {
+    let home = Home::new();
+    fs::remove_file(home.own("genesis/bin/node")).unwrap();
+    home.script("genesis", "");
+    fs::write(home.own("genesis/bin/node"), "#!/no/such/interpreter\n").unwrap();
+    start(&home, &[], &[]).code(5).one_error("cannot execute");
+    assert_eq!(home.state(), "error");
+}
+
+#[test]
+fn start_does_not_wait_for_ever_when_its_supervisor_is_killed() {
+    let home = Home::new();
+    let args = home.node_args();
+    let words: Vec<&str> = ["start", "--"].into_iter().chain(args.iter().map(String::as_str)).collect();
+    let mut start = home.command(&words).spawn().unwrap();
+    let supervisor: u32 = until("there is a supervisor", || {
+        fs::read_to_string(home.own("lock")).ok()?.split_whitespace().next()?.parse().ok()
+    });
+    kill(supervisor, Signal::KILL);
+    assert!(!until("start returns", || start.try_wait().unwrap()).success());
+    home.run(&["status"]).code(3);
+    until("its node is gone", || home.nodes().is_empty().then_some(()));
 }
 
 #[test]

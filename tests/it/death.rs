@@ -48,7 +48,8 @@ fn once(home: &Home, name: &str, result: &str) {
     let lines: Vec<(String, String)> =
         home.history().iter().map(|line| (text(line, "name"), text(line, "result"))).collect();
     assert_eq!(lines, [(name.to_owned(), result.to_owned())]);
-    assert!(!home.own("journal.json").exists(), "the journal is gone");
+    // The line is written first, then the journal goes: who asks in between sees both.
+    until("the journal is gone", || (!home.own("journal.json").exists()).then_some(()));
 }
 
 fn by_hand(home: &Home, more: &[&str]) -> Child {
@@ -276,8 +277,10 @@ fn killed_while_the_old_release_stops_in_an_upgrade() {
     let mut visor = upgrading(&home, &[]);
     until("the old release was told to end", || home.events("term").first().cloned());
     assert_eq!(stage(&home).as_deref(), Some("stop"));
+    let node = home.nodes()[0];
     visor.kill();
     ends_committed(&home, &[]);
+    home.until_log(&format!("the data is still held by node (pid {node})"));
     let starts: Vec<String> = home.started();
     assert_eq!(starts, ["genesis", "v2"], "the old release was not started again");
 }
@@ -331,9 +334,11 @@ fn killed_while_a_new_release_that_failed_is_taken_back() {
     let mut revert = home.command(&["upgrade", "revert"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     until_stage(&home, "back");
     until("the new release was told to end", || (home.events("term").len() == 2).then_some(()));
+    let node = home.nodes()[0];
     visor.kill();
     revert.wait().unwrap();
     let mut visor = home.supervise(&[], &[]);
+    home.until_log(&format!("the data is still held by node (pid {node})"));
     visor.until_release("genesis");
     home.until_status("it is reverted", |s| s["last_upgrade"]["result"] == "reverted");
     one_node(&home, &[]);
@@ -372,7 +377,16 @@ fn three_deaths_of_supervisor_and_node_in_a_trial_bring_the_old_release_back() {
 
 /// The windows between two steps are short: kill at many instants, each time a little later. Whatever the instant, the
 /// upgrade ends once and with one node.
-fn killed_after(delay: Duration) {
+fn killed_after(delays: [u64; 4]) {
+    // Side by side, each in a home of its own: most of the time is waiting.
+    std::thread::scope(|scope| {
+        for delay in delays {
+            scope.spawn(move || killed_once_after(Duration::from_millis(delay)));
+        }
+    });
+}
+
+fn killed_once_after(delay: Duration) {
     let home = with_v2("", "");
     let mut visor = upgrading(&home, &[]);
     let began = until("it has begun", || stage(&home).map(|_| Instant::now()));
@@ -390,23 +404,17 @@ fn killed_after(delay: Duration) {
 
 #[test]
 fn killed_at_any_instant_of_a_stop_and_switch() {
-    for delay in [2, 5, 9, 14] {
-        killed_after(Duration::from_millis(delay));
-    }
+    killed_after([2, 5, 9, 14]);
 }
 
 #[test]
 fn killed_at_any_instant_of_a_switch_and_start() {
-    for delay in [20, 27, 35, 45] {
-        killed_after(Duration::from_millis(delay));
-    }
+    killed_after([20, 27, 35, 45]);
 }
 
 #[test]
 fn killed_at_any_instant_of_a_trial() {
-    for delay in [60, 120, 300, 450] {
-        killed_after(Duration::from_millis(delay));
-    }
+    killed_after([60, 120, 300, 450]);
 }
 
 /// Killed again and again, faster than it can get anywhere: it still ends once, in one of the two.
@@ -449,9 +457,20 @@ fn a_second_supervisor_is_refused_and_told_who_runs() {
     }
     assert_eq!(home.nodes(), [node]);
     assert_eq!(home.events("start").len(), 1);
-    // Also while it ends.
-    home.release("genesis", "");
     visor.stop();
+}
+
+#[test]
+fn a_second_supervisor_is_refused_while_the_first_one_ends() {
+    let home = Home::new();
+    let mut visor = home.supervise(&["--set", "shutdown_grace=0"], &["--stop-time", "1h"]);
+    visor.until_up();
+    visor.signal(Signal::TERM);
+    until("the node was told to end", || home.events("term").first().cloned());
+    home.run(&["run", "x"]).code(4).one_error(&format!("pid {}", visor.pid()));
+    home.run(&["stop", "--now"]).code(0);
+    assert_eq!(visor.end(), 0);
+    assert_eq!(home.events("start").len(), 1);
 }
 
 #[test]
@@ -565,6 +584,44 @@ fn the_child_of_a_node_that_was_killed_is_told_to_end_before_it_is_killed() {
     assert_eq!(visor.end(), 0);
     assert!(told.exists(), "the child was killed without having been told to end");
     assert_eq!(home.holders(), Vec::<u32>::new());
+}
+
+/// A binary with file capabilities loses its death signal, and hides its descriptors from all but root: nobody tells it that
+/// its supervisor died. The next start must find it all the same.
+#[test]
+fn a_node_with_file_capabilities_outlives_its_supervisor_and_is_ended_by_the_next_one() {
+    let home = Home::new();
+    let user = ["setpriv", "--reuid=4242", "--regid=4242", "--clear-groups"];
+    let done = |line: &[&str]| {
+        let mut command = Command::new(line[0]);
+        command.args(&line[1..]).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    let node = home.own("genesis/bin/node");
+    let (copy, dir) = (home.dir.join("copy"), home.dir.to_str().unwrap().to_owned());
+    // Never the linked file: that is everybody's.
+    assert!(done(&["cp", node.to_str().unwrap(), copy.to_str().unwrap()]));
+    fs::rename(&copy, &node).unwrap();
+    let able = done(&["chown", "-R", "4242:4242", &dir])
+        && done(&["setcap", "cap_net_bind_service+ep", node.to_str().unwrap()])
+        && done(&[&user[..], &["true"]].concat());
+    if !able {
+        return; // Only root can make such a node; elsewhere there is nothing to see.
+    }
+    let args = home.node_args();
+    let words: Vec<&str> =
+        ["--set", "shutdown_grace=1s", "run"].into_iter().chain(args.iter().map(String::as_str)).collect();
+    let mut visor = home.spawn(under(&user, &home.command(&words)));
+    until("the node began", || home.events("start").first().cloned());
+    let first = home.nodes()[0];
+    visor.kill();
+    assert!(lives(first) && home.events("term").is_empty(), "it is not told of the death");
+    let mut visor = home.spawn(under(&user, &home.command(&words)));
+    until("the next one began", || (home.events("start").len() == 2).then_some(()));
+    assert!(!lives(first));
+    assert_eq!((home.events("term").len(), home.events("stop").len()), (1, 1), "told once, ended well");
+    one_node(&home, &[]);
+    visor.stop();
 }
 
 #[test]

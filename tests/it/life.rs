@@ -186,6 +186,25 @@ fn a_node_that_opens_its_database_can_be_stopped() {
     assert_eq!(kinds(&home), ["start", "term"]);
 }
 
+#[test]
+fn a_stop_while_the_node_is_being_started_ends_in_good_order() {
+    let home = Home::new();
+    // From the moment when its socket is there it hears signals.
+    let socket = |home: &Home| home.own("control.sock").exists();
+    let held = |home: &Home| !home.holders().is_empty();
+    let began = |home: &Home| home.events("start").len() > home.events("term").len();
+    let moments: [(&str, fn(&Home) -> bool); 3] =
+        [("its socket is there", socket), ("somebody has the data", held), ("the node began", began)];
+    for (why, moment) in moments {
+        let mut visor = home.supervise(&[], &[]);
+        until(why, || moment(&home).then_some(()));
+        visor.stop();
+        assert_eq!(home.holders(), Vec::<u32>::new(), "{why}");
+        assert_eq!(home.state(), "stopped", "{why}");
+    }
+    assert!(!home.log().contains("ERROR"), "{}", home.log());
+}
+
 // ---- settings -----------------------------------------------------------------------------------
 
 #[test]

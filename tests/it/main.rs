@@ -5,8 +5,8 @@
     reason = "tests may fail by panic, block, start processes and write files"
 )]
 
-mod bad_input;
 mod background;
+mod bad_input;
 mod death;
 mod geth;
 mod init;

@@ -34,11 +34,15 @@ fn history(home: &Home) -> Vec<String> {
     home.history().iter().map(|line| format!("{} {}", word(line, "name"), word(line, "result"))).collect()
 }
 
+/// The node's arguments that make it stand still just below block 40, as an old binary does.
+const FROZEN: &[&str] = &["--start-head", "35", "--halt-at", "39"];
+
 /// A supervisor whose node stands still at this head, which is known.
 fn standing<'a>(home: &'a Home, ours: &[&str], head: &str) -> Visor<'a> {
-    let visor = home.supervise(ours, &["--halt-at", head]);
-    let head: u64 = head.parse().unwrap();
-    home.until_status(&format!("it stands at {head}"), |s| s["head_known"] == true && s["height"] == head);
+    let number: u64 = head.parse().unwrap();
+    let first = number.saturating_sub(4).to_string();
+    let visor = home.supervise(ours, &["--start-head", &first, "--halt-at", head]);
+    home.until_status(&format!("it stands at {head}"), |s| s["head_known"] == true && s["height"] == number);
     visor
 }
 
@@ -181,7 +185,10 @@ fn a_plan_that_is_written_in_pieces_counts_when_it_is_whole() {
 fn unusual_but_good_plans_count() {
     let home = Home::new();
     let mut visor = standing(&home, &[], "5");
-    home.put("upgrades/1/upgrade-info.json", "\u{feff}{\r\n\"name\": \"v2\",\r\n\"height\": 60,\r\n\"info\": null, \"time\": \"x\", \"unknown\": [1]}\r\n");
+    home.put(
+        "upgrades/1/upgrade-info.json",
+        "\u{feff}{\r\n\"name\": \"v2\",\r\n\"height\": 60,\r\n\"info\": null, \"time\": \"x\", \"unknown\": [1]}\r\n",
+    );
     home.put("elsewhere.json", json!({"name": "v3", "height": 70, "info": {"description": "by a link"}}).to_string());
     fs::create_dir_all(home.root().join("data/upgrades/2")).unwrap();
     symlink("../../elsewhere.json", home.root().join("data/upgrades/2/upgrade-info.json")).unwrap();
@@ -279,7 +286,7 @@ fn a_plan_that_was_there_at_the_first_start_and_whose_height_is_past_is_never_ex
     assert_eq!((home.current().as_str(), home.events("term").len()), ("genesis", 0));
     visor.stop();
     // Also at later starts, and whatever comes after it.
-    let mut visor = home.supervise(&[], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&[], FROZEN);
     visor.until_up();
     until_plans(&home, &["v2@20 past"]);
     home.plan("v3", 40);
@@ -381,7 +388,7 @@ fn several_upgrades_follow_one_another_in_order() {
         "upgrade-info.json.batch",
         r#"[{"name": "v4", "height": 80}, {"name": "v2", "height": 40}, {"name": "v3", "height": 60}]"#,
     );
-    let mut visor = home.supervise(&["--set", "trial_blocks=15"], &["--halt-at", "39", "--period", "20ms"]);
+    let mut visor = home.supervise(&["--set", "trial_blocks=15"], FROZEN);
     home.until_finished("v4", "committed");
     assert_eq!(history(&home), ["v2 committed", "v3 committed", "v4 committed"]);
     assert_eq!(home.started(), ["genesis", "v2", "v3", "v4"]);
@@ -395,7 +402,7 @@ fn a_node_that_is_frozen_before_the_height_is_upgraded() {
     let home = Home::new();
     going_on(&home, "v2");
     home.plan("v2", 40);
-    let mut visor = home.supervise(&[], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&[], FROZEN);
     home.until_finished("v2", "committed");
     assert_eq!(home.events("stop")[0][4], "39");
     assert_eq!(home.history()[0]["height"], 40);
@@ -462,7 +469,7 @@ fn a_lead_makes_a_plan_due_so_many_blocks_earlier() {
     let home = Home::new();
     going_on(&home, "v2");
     home.plan("v2", 40);
-    let mut visor = home.supervise(&["--set", "upgrade_lead=10"], &["--halt-at", "29"]);
+    let mut visor = home.supervise(&["--set", "upgrade_lead=10"], &["--start-head", "25", "--halt-at", "29"]);
     home.until_finished("v2", "committed");
     assert_eq!(home.events("stop")[0][4], "29");
     visor.stop();
@@ -472,10 +479,10 @@ fn a_lead_makes_a_plan_due_so_many_blocks_earlier() {
 fn without_leave_to_upgrade_plans_are_shown_and_not_executed_until_it_is_given() {
     let home = Home::new();
     going_on(&home, "v2");
-    home.plan("v2", 20);
     let config = home.own("config.toml");
     fs::write(&config, "daemon_name = \"node\"\ndaemon_upgrade_enabled = false\n").unwrap();
     let mut visor = standing(&home, &[], "39");
+    home.plan("v2", 20);
     let status = until_plans(&home, &["v2@20 staged"]);
     assert!(status["upgrade"]["waits_for"].as_str().unwrap().contains("DAEMON_UPGRADE_ENABLED"), "{status}");
     assert_eq!((home.current().as_str(), home.events("term").len()), ("genesis", 0));
@@ -567,7 +574,9 @@ fn a_node_that_dies_below_its_height_is_started_again() {
     let mut visor = standing(&home, &[], "39");
     until_plans(&home, &["v2@60 staged"]);
     kill(home.nodes()[0], Signal::KILL);
-    home.until_status("it runs again", |s| s["restart_count"] == 1 && s["state"] == "running" && s["head_known"] == true);
+    home.until_status("it runs again", |s| {
+        s["restart_count"] == 1 && s["state"] == "running" && s["head_known"] == true
+    });
     assert_eq!(home.started(), ["genesis", "genesis"]);
     assert!(home.history().is_empty());
     visor.stop();
@@ -702,7 +711,7 @@ fn the_directory_of_a_release_is_found_by_its_exact_name_then_in_lower_case() {
     home.release("v2-big", "--halt-at 59");
     home.plan("V2-BIG", 40);
     home.plan("V3-Big", 60);
-    let mut visor = home.supervise(&[], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&[], FROZEN);
     home.until_finished("V3-Big", "committed");
     assert_eq!(home.started(), ["genesis", "v2-big", "V3-Big"]);
     assert_eq!(home.current(), "V3-Big");
@@ -723,7 +732,9 @@ fn schedule_writes_a_plan_and_refuses_what_cannot_come() {
     going_on(&home, "v2");
     let mut visor = standing(&home, &[], "39");
     until_plans(&home, &["v2@60 staged"]);
-    for (name, height, part) in [("v3", "39", "has passed"), ("v3", "1", "has passed"), ("v3", "60", "belongs to"), ("v2", "70", "--force")] {
+    for (name, height, part) in
+        [("v3", "39", "has passed"), ("v3", "1", "has passed"), ("v3", "60", "belongs to"), ("v2", "70", "--force")]
+    {
         let before = home.tree();
         home.run(&["upgrade", "schedule", name, height]).code(4).one_error(part);
         assert_eq!(home.tree().len(), before.len());
@@ -745,7 +756,8 @@ fn schedule_writes_a_plan_and_refuses_what_cannot_come() {
 fn schedule_carries_url_and_checksum_into_the_plan() {
     let home = Home::new();
     let sum = format!("sha256:{}", "ab".repeat(32));
-    let args = ["upgrade", "schedule", "v2", "60", "--url", "https://example.com/v2", "--checksum", &sum, "--info", "words"];
+    let args =
+        ["upgrade", "schedule", "v2", "60", "--url", "https://example.com/v2", "--checksum", &sum, "--info", "words"];
     home.run(&args).code(0);
     let text = fs::read_to_string(home.root().join("data/upgrades/60/upgrade-info.json")).unwrap();
     let plan: Value = serde_json::from_str(&text).unwrap();
@@ -793,10 +805,13 @@ fn list_and_show_tell_plans_history_and_broken_files() {
     home.plan("v2", 40);
     fs::remove_dir_all(home.root().join("data/upgrades/60")).unwrap();
     going_on(&home, "v2");
-    let mut visor = home.supervise(&[], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&[], FROZEN);
     home.until_finished("v2", "committed");
     let list = home.run(&["upgrade", "list", "--all", "--json"]).code(0).json();
-    assert_eq!((plans(&list).as_slice(), &list["history"][0]["result"]), (&["v2@40 done".to_owned()][..], &json!("committed")));
+    assert_eq!(
+        (plans(&list).as_slice(), &list["history"][0]["result"]),
+        (&["v2@40 done".to_owned()][..], &json!("committed"))
+    );
     let show = home.run(&["upgrade", "show", "v2", "--json"]).code(0).json();
     assert_eq!((&show["plans"][0]["state"], &show["history"][0]["result"]), (&json!("done"), &json!("committed")));
     let said = home.run(&["upgrade", "list", "--all"]).code(0);
@@ -853,7 +868,7 @@ fn cancel_after_the_switch_is_refused() {
     let home = Home::new();
     home.release("v2", "--no-blocks");
     home.plan("v2", 40);
-    let mut visor = home.supervise(&[], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&[], FROZEN);
     home.until_phase("trial");
     let path = home.root().join("data/upgrades/40/upgrade-info.json");
     home.run(&["upgrade", "cancel", "v2"]).code(4).one_error("upgrade revert");
@@ -944,14 +959,14 @@ fn a_plan_that_was_taken_back_by_the_operator_is_not_executed_again() {
     let home = Home::new();
     going_on(&home, "v2");
     home.plan("v2", 40);
-    let mut visor = home.supervise(&[], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&[], FROZEN);
     home.until_finished("v2", "committed");
     home.run(&["upgrade", "revert"]).code(0);
     home.until_finished("v2", "reverted");
     visor.until_release("genesis");
     until_plans(&home, &["v2@40 failed"]);
     visor.stop();
-    let mut visor = home.supervise(&[], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&[], FROZEN);
     visor.until_up();
     until_plans(&home, &["v2@40 failed"]);
     assert_eq!(home.current(), "genesis");

@@ -161,7 +161,10 @@ fn spoiled(kind: &str, http: bool) {
         home.run(&["status"]).code(0);
     }
     let status = until_asked(&home);
-    assert_eq!((&status["head_known"], &status["height"], &status["restart_count"]), (&Value::Bool(false), &Value::Null, &0.into()));
+    assert_eq!(
+        (&status["head_known"], &status["height"], &status["restart_count"]),
+        (&Value::Bool(false), &Value::Null, &0.into())
+    );
     assert_eq!(status["health"]["healthy"], true, "it never answered, so it may be without RPC");
     let error = rpc_error(&status).unwrap();
     assert!(error.lines().count() == 1 && error.len() < 1000 && !error.contains(char::is_control), "{error:?}");

@@ -468,9 +468,19 @@ pub fn under(starter: &[&str], inner: &Command) -> Command {
     command
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end. One that never ends is killed, so that its test fails and no other waits for it.
 pub fn said(mut command: Command) -> Said {
-    let output = command.output().unwrap();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let pid = child.id();
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let watch = std::thread::spawn(move || {
+        if ended.recv_timeout(2 * PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            kill(pid, Signal::KILL);
+        }
+    });
+    let output = child.wait_with_output().unwrap();
+    drop(done);
+    watch.join().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Said { code: code(output.status), out: text(&output.stdout), err: text(&output.stderr) }
 }

@@ -7,6 +7,9 @@ use serde_json::{Value, json};
 
 use crate::support::{Home, kill, lives, until};
 
+/// The node's arguments that make it stand still just below block 40, as an old binary does.
+const FROZEN: &[&str] = &["--start-head", "35", "--halt-at", "39"];
+
 /// A home whose next release has these bad habits, with a plan for it at block 40.
 fn planned(flags: &str) -> Home {
     let home = Home::new();
@@ -30,7 +33,7 @@ fn until_reverted(home: &Home, reason: &str) -> Value {
 #[track_caller]
 fn is_taken_back(flags: &str, ours: &[&str], reason: &str, starts: usize) {
     let home = planned(flags);
-    let mut visor = home.supervise(ours, &["--halt-at", "39"]);
+    let mut visor = home.supervise(ours, FROZEN);
     let status = until_reverted(&home, reason);
     assert_eq!(home.current(), "genesis");
     assert_eq!(home.started().iter().filter(|release| *release == "v2").count(), starts);
@@ -45,7 +48,7 @@ fn is_taken_back(flags: &str, ours: &[&str], reason: &str, starts: usize) {
     home.until_status("the other plan is shown", |s| s["plans"].as_array().unwrap().len() == 2);
     assert_eq!(home.current(), "genesis");
     visor.stop();
-    let mut visor = home.supervise(ours, &["--halt-at", "39"]);
+    let mut visor = home.supervise(ours, FROZEN);
     let status = visor.until_up();
     assert_eq!((&status["plans"][0]["state"], &status["release"]), (&json!("failed"), &json!("genesis")));
     assert_eq!(home.history().len(), 1);
@@ -97,7 +100,7 @@ fn a_release_that_cannot_be_executed_after_the_switch_is_taken_back() {
     // Fit when it was looked at; gone wrong when the old one has stopped.
     let home = planned("--halt-at 1000000");
     home.release("genesis", "--stop-time 700ms");
-    let mut visor = home.supervise(&[], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&[], FROZEN);
     home.until_phase("stopping");
     let script = home.dir.join("script");
     fs::write(&script, "#!/nowhere/interpreter\n").unwrap();
@@ -112,7 +115,7 @@ fn a_release_that_cannot_be_executed_after_the_switch_is_taken_back() {
 fn a_release_that_is_gone_at_the_switch_leaves_the_old_one_running() {
     let home = planned("--halt-at 1000000");
     home.release("genesis", "--stop-time 700ms");
-    let mut visor = home.supervise(&[], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&[], FROZEN);
     home.until_phase("stopping");
     fs::remove_dir_all(home.own("upgrades/v2")).unwrap();
     home.until_finished("v2", "failed");
@@ -124,7 +127,7 @@ fn a_release_that_is_gone_at_the_switch_leaves_the_old_one_running() {
 #[test]
 fn a_control_release_with_no_bad_habit_is_committed() {
     let home = planned("--halt-at 1000000");
-    let mut visor = home.supervise(&["--set", "trial_timeout=2s"], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&["--set", "trial_timeout=2s"], FROZEN);
     let status = home.until_finished("v2", "committed");
     assert_eq!(home.started(), ["genesis", "v2"]);
     let line = &home.history()[0];
@@ -140,7 +143,7 @@ fn deaths_in_a_trial_count_although_the_supervisor_is_killed_between_them() {
     let home = planned("--die-at-start");
     for starts in 1..=3 {
         // It would not be started again in this life of the supervisor.
-        let mut visor = home.supervise(&["--set", "restart_backoff=10m"], &["--halt-at", "39"]);
+        let mut visor = home.supervise(&["--set", "restart_backoff=10m"], FROZEN);
         until("v2 was started", || (home.started().iter().filter(|r| *r == "v2").count() == starts).then_some(()));
         if starts < 3 {
             home.until_status("its death is seen", |s| s["state"] == "crashed" || s["waits_for"].is_string());
@@ -157,7 +160,7 @@ fn deaths_in_a_trial_count_although_the_supervisor_is_killed_between_them() {
 fn deaths_in_a_trial_count_although_the_supervisor_died_first() {
     let home = planned("--no-blocks");
     for starts in 1..=4 {
-        let mut visor = home.supervise(&["--set", "trial_time=10m"], &["--halt-at", "39"]);
+        let mut visor = home.supervise(&["--set", "trial_time=10m"], FROZEN);
         if starts == 4 {
             until_reverted(&home, "3 times");
             visor.stop();
@@ -177,7 +180,7 @@ fn deaths_in_a_trial_count_although_the_supervisor_died_first() {
 #[test]
 fn a_gentle_stop_in_a_trial_is_resumed_by_the_next_start() {
     let home = planned("--no-blocks");
-    let mut visor = home.supervise(&["--set", "trial_time=10m"], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&["--set", "trial_time=10m"], FROZEN);
     home.until_phase("trial");
     visor.stop();
     assert!(home.history().is_empty());
@@ -193,7 +196,7 @@ fn a_gentle_stop_in_a_trial_is_resumed_by_the_next_start() {
 #[test]
 fn no_new_blocks_after_the_switch_is_never_a_failure() {
     let home = planned("--no-blocks");
-    let mut visor = home.supervise(&["--set", "trial_timeout=500ms"], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&["--set", "trial_timeout=500ms"], FROZEN);
     home.until_log("the trial stays open");
     let status = home.status();
     assert_eq!((&status["state"], &status["upgrade"]["phase"]), (&json!("running"), &json!("trial")));
@@ -215,7 +218,7 @@ fn the_next_plan_that_becomes_due_commits_an_open_trial() {
     home.release("v3", "--halt-at 1000000");
     home.plan("v3", 45);
     let ours = ["--set", "trial_blocks=10", "--set", "trial_timeout=500ms"];
-    let mut visor = home.supervise(&ours, &["--halt-at", "39"]);
+    let mut visor = home.supervise(&ours, FROZEN);
     home.until_finished("v3", "committed");
     let results: Vec<_> = home.history().iter().map(|l| (l["name"].clone(), l["result"].clone())).collect();
     assert_eq!(results, [(json!("v2"), json!("committed")), (json!("v3"), json!("committed"))]);
@@ -227,7 +230,7 @@ fn the_next_plan_that_becomes_due_commits_an_open_trial() {
 fn a_release_that_goes_back_some_blocks_is_waited_for() {
     let home = planned("--rewind 20 --halt-at 1000000");
     let ours = ["--set", "trial_timeout=300ms", "--set", "trial_time=0"];
-    let mut visor = home.supervise(&ours, &["--halt-at", "39"]);
+    let mut visor = home.supervise(&ours, FROZEN);
     home.until_finished("v2", "committed");
     let line = home.until_log("has proved itself");
     let head: u64 = line.split("head=").nth(1).unwrap().trim().parse().unwrap();
@@ -240,7 +243,7 @@ fn a_release_that_goes_back_some_blocks_is_waited_for() {
 #[test]
 fn a_release_whose_rpc_is_late_is_waited_for() {
     let home = planned("--rpc-delay 1s --halt-at 1000000");
-    let mut visor = home.supervise(&[], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&[], FROZEN);
     let status = home.until_status("it waits for an answer", |s| {
         s["upgrade"]["phase"] == "trial" && s["upgrade"]["waits_for"].as_str().is_some_and(|w| w.contains("RPC"))
     });
@@ -254,7 +257,7 @@ fn a_release_whose_rpc_is_late_is_waited_for() {
 fn a_busy_release_without_an_answer_is_waited_for() {
     // It opens its database, which takes three times the limit, and works hard meanwhile.
     let home = planned("--slow-start 3s --slow-start-busy --halt-at 1000000");
-    let mut visor = home.supervise(&["--set", "trial_timeout=1500ms"], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&["--set", "trial_timeout=1500ms"], FROZEN);
     home.until_finished("v2", "committed");
     assert_eq!(home.started(), ["genesis", "v2"]);
     visor.stop();
@@ -266,7 +269,7 @@ fn a_busy_release_without_an_answer_is_waited_for() {
 fn after_a_block_of_the_new_rules_there_is_no_way_back_by_itself() {
     let home = planned("--halt-at 45");
     let ours = ["--set", "trial_time=10m", "--set", "max_restarts=2"];
-    let mut visor = home.supervise(&ours, &["--halt-at", "39"]);
+    let mut visor = home.supervise(&ours, FROZEN);
     home.until_status("v2 made its blocks", |s| s["release"] == "v2" && s["head_known"] == true && s["height"] == 45);
     home.release("v2", "--die-at-start");
     kill(home.nodes()[0], Signal::KILL);
@@ -290,7 +293,7 @@ fn after_a_block_of_the_new_rules_there_is_no_way_back_by_itself() {
 fn before_a_block_of_the_new_rules_the_same_deaths_bring_the_old_release_back() {
     let home = planned("--no-blocks");
     let ours = ["--set", "trial_time=10m", "--set", "max_restarts=2"];
-    let mut visor = home.supervise(&ours, &["--halt-at", "39"]);
+    let mut visor = home.supervise(&ours, FROZEN);
     home.until_status("v2 answers", |s| s["release"] == "v2" && s["head_known"] == true);
     home.release("v2", "--die-at-start");
     kill(home.nodes()[0], Signal::KILL);
@@ -302,17 +305,19 @@ fn before_a_block_of_the_new_rules_the_same_deaths_bring_the_old_release_back() 
 #[test]
 fn a_release_that_has_proved_itself_is_never_taken_back_by_itself() {
     let home = planned("--no-blocks");
-    let mut visor = home.supervise(&["--set", "max_restarts=1"], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&["--set", "max_restarts=1"], FROZEN);
     home.until_log("has proved itself");
-    home.until_status("it is on trial", |s| s["upgrade"]["waits_for"].as_str().is_some_and(|w| w.contains("committed")));
+    home.until_status("it is on trial", |s| {
+        s["upgrade"]["waits_for"].as_str().is_some_and(|w| w.contains("committed"))
+    });
     home.release("v2", "--die-at-start");
     kill(home.nodes()[0], Signal::KILL);
     assert_eq!(visor.end(), 5);
     assert_eq!(home.current(), "v2");
     assert!(home.history().is_empty());
     // The operator's word does.
-    let mut visor = home.supervise(&["--set", "restart_backoff=10m"], &["--halt-at", "39"]);
-    home.until_status("it waits", |s| s["state"] == "crashed");
+    let mut visor = home.supervise(&["--set", "restart_backoff=10m"], FROZEN);
+    home.until_status("it waits", |s| s["waits_for"].as_str().is_some_and(|w| w.contains("restart")));
     home.run(&["upgrade", "revert"]).code(0);
     until_reverted(&home, "the operator");
     visor.stop();
@@ -335,7 +340,7 @@ fn where_no_rpc_has_ever_answered_time_alone_commits() {
 #[test]
 fn where_rpc_has_answered_before_time_alone_commits_nothing() {
     let home = planned("--no-rpc");
-    let mut visor = home.supervise(&["--set", "trial_timeout=1500ms"], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&["--set", "trial_timeout=1500ms"], FROZEN);
     until_reverted(&home, "neither answered nor made progress");
     visor.stop();
 }
@@ -347,8 +352,9 @@ fn the_node_args_of_the_new_release_take_the_place_of_the_given_ones() {
     let home = planned("--halt-at 1000000");
     let file = home.own("upgrades/v2/node-args");
     fs::write(&file, "--mine\r\n\n%{args}\n--identity\ntwo words\n").unwrap();
-    let mut visor = home.supervise(&[], &["--halt-at", "39"]);
-    let given: Vec<Value> = home.until_status("genesis runs", |s| s["head_known"] == true)["args"].as_array().unwrap().clone();
+    let mut visor = home.supervise(&[], FROZEN);
+    let given: Vec<Value> =
+        home.until_status("genesis runs", |s| s["head_known"] == true)["args"].as_array().unwrap().clone();
     let status = home.until_finished("v2", "committed");
     let wanted: Vec<Value> =
         [json!("--mine")].into_iter().chain(given).chain([json!("--identity"), json!("two words")]).collect();
@@ -367,7 +373,7 @@ fn node_args_that_cannot_be_read_keep_the_old_release_running() {
     let home = planned("--halt-at 1000000");
     let file = home.own("upgrades/v2/node-args");
     fs::create_dir(&file).unwrap();
-    let mut visor = home.supervise(&[], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&[], FROZEN);
     home.until_log("is due but waits");
     assert!(home.log().contains("node-args"));
     assert_eq!((home.current().as_str(), home.events("term").len()), ("genesis", 0));
@@ -377,7 +383,7 @@ fn node_args_that_cannot_be_read_keep_the_old_release_running() {
 #[test]
 fn without_a_restart_after_the_upgrade_it_leaves_and_the_next_start_is_the_trial() {
     let home = planned("--halt-at 1000000");
-    let mut visor = home.supervise(&["--set", "restart_after_upgrade=false"], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&["--set", "restart_after_upgrade=false"], FROZEN);
     assert_eq!(visor.end(), 0);
     assert_eq!((home.current().as_str(), home.started().len()), ("v2", 1));
     assert!(home.history().is_empty() && home.own("journal.json").exists());
@@ -392,9 +398,9 @@ fn without_a_restart_after_the_upgrade_it_leaves_and_the_next_start_is_the_trial
 #[test]
 fn without_a_restart_after_the_upgrade_a_bad_release_is_taken_back_at_the_next_start() {
     let home = planned("--die-at-start");
-    let mut visor = home.supervise(&["--set", "restart_after_upgrade=false"], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&["--set", "restart_after_upgrade=false"], FROZEN);
     assert_eq!(visor.end(), 0);
-    let mut visor = home.supervise(&["--set", "restart_after_upgrade=false"], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&["--set", "restart_after_upgrade=false"], FROZEN);
     until_reverted(&home, "3 times");
     assert_eq!(home.started(), ["genesis", "v2", "v2", "v2", "genesis"]);
     visor.stop();
@@ -403,7 +409,7 @@ fn without_a_restart_after_the_upgrade_a_bad_release_is_taken_back_at_the_next_s
 #[test]
 fn a_restart_delay_lies_between_the_stop_and_the_new_start() {
     let home = planned("--halt-at 1000000");
-    let mut visor = home.supervise(&["--set", "restart_delay=700ms"], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&["--set", "restart_delay=700ms"], FROZEN);
     home.until_finished("v2", "committed");
     let at = |event: &[String]| event[3].parse::<u64>().unwrap();
     let (stopped, started) = (at(&home.events("stop")[0]), at(&home.events("start")[1]));
@@ -414,7 +420,7 @@ fn a_restart_delay_lies_between_the_stop_and_the_new_start() {
 #[test]
 fn a_stop_during_the_restart_delay_is_obeyed() {
     let home = planned("--halt-at 1000000");
-    let mut visor = home.supervise(&["--set", "restart_delay=10m"], &["--halt-at", "39"]);
+    let mut visor = home.supervise(&["--set", "restart_delay=10m"], FROZEN);
     until("the link has moved", || (home.current() == "v2").then_some(()));
     home.until_status("it waits", |s| s["upgrade"]["phase"] == "starting");
     visor.stop();

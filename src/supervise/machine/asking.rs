@@ -10,7 +10,7 @@ impl Machine {
                 self.look_at = None;
                 self.look_wanted = false;
                 self.looked_last = Some(self.now);
-                out.push(Effect::Start(Role::Look, Job::Look));
+                self.start_job(Role::Look, Job::Look, LOOK_TIME, out);
             }
             Looking::Yes | Looking::Stale => self.looking = Looking::Stale,
         }
@@ -94,19 +94,17 @@ impl Machine {
             self.config.rpc_address_given,
         );
         let count = u32::try_from(addresses.len()).unwrap_or(1).max(1);
-        self.probe_late = Some(self.now + PROBE_TIME * count);
         let spec = ProbeSpec {
             addresses,
             release,
             identity: self.life.identity.is_none(),
             remember_identity: !self.on_trial() || self.journal.as_ref().is_some_and(|j| j.proven),
         };
-        out.push(Effect::Start(Role::Probe, Job::Probe(spec)));
+        self.start_job(Role::Probe, Job::Probe(spec), PROBE_TIME * count, out);
     }
 
     pub(super) fn probed(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
         let asked = self.probing.take();
-        self.probe_late = None;
         if self.state != State::Up {
             return;
         }
@@ -116,13 +114,14 @@ impl Machine {
             return;
         }
         match result {
-            Ok(Report::Probed(probed)) if probed.foreign => {
-                let text = format!("{} answers, but it is not this node (head {})", probed.address, probed.head);
-                if self.life.foreign.as_ref() != Some(&text) {
+            Ok(Report::Probed(probed)) if probed.foreign.is_some() => {
+                let why = probed.foreign.unwrap_or_default();
+                let text = format!("{} answers (head {}), but this does not count: {why}", probed.address, probed.head);
+                if self.life.foreign.is_none() {
                     say(out, Level::Warn, text.clone());
                 }
-                self.life.foreign = Some(text);
-                self.silent("another node answers there".to_owned());
+                self.life.foreign = Some(text.clone());
+                self.silent(text);
             }
             Ok(Report::Probed(probed)) => self.heard(*probed, out),
             Ok(_) => self.silent("the probe gave no answer".to_owned()),
@@ -151,6 +150,11 @@ impl Machine {
         }
         if life.head.is_none() {
             say(out, Level::Info, format!("the node answers at {} head={}", probed.address, probed.head));
+        }
+        let few = |peers: Option<u64>| peers.is_some_and(|peers| peers < self.config.min_peers);
+        if few(probed.peers) && (!few(life.peers) || life.head.is_none()) {
+            let (peers, least) = (probed.peers.unwrap_or(0), self.config.min_peers);
+            say(out, Level::Warn, format!("the node has {peers} peers, fewer than {least} (DAEMON_MIN_PEERS)"));
         }
         life.answered = if life.head == Some(probed.head) { life.answered.or(Some(self.now)) } else { Some(self.now) };
         life.head = Some(probed.head);

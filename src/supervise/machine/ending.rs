@@ -24,7 +24,7 @@ impl Machine {
                 self.state = State::Working { then: self.later(then) };
                 if let Then::Exit(_) = then {
                     self.step_retry = None;
-                    self.leave_at = Some(self.now + STEP_TIME);
+                    self.late.insert(Role::Step, self.now + STEP_TIME);
                     if self.step.is_none() {
                         self.settle(then, out);
                     }
@@ -115,8 +115,15 @@ impl Machine {
     pub(super) fn clear(&mut self, then: Then, kill: bool, ended: Option<String>, out: &mut Vec<Effect>) {
         self.grace = Grace::default();
         self.holders.clear();
-        self.state = State::Clearing { then, kill, ended: ended.clone() };
-        out.push(Effect::Start(Role::Clear, Job::Clear(clear::Spec { kill, ended })));
+        self.state = State::Clearing { then, kill, ended };
+        self.start_clearing(out);
+    }
+
+    pub(super) fn start_clearing(&mut self, out: &mut Vec<Effect>) {
+        if let State::Clearing { kill, ended, .. } = self.state.clone() {
+            let starts = self.journal.as_ref().filter(|j| j.stage == Stage::Trial).map(|j| j.starts);
+            out.push(Effect::Start(Role::Clear, Job::Clear(clear::Spec { kill, ended, starts })));
+        }
     }
 
     pub(super) fn still_held(&mut self, holders: Vec<Holder>, out: &mut Vec<Effect>) {
@@ -128,14 +135,17 @@ impl Machine {
     }
 
     pub(super) fn cleared(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
-        let State::Clearing { then, kill, ended } = self.state.clone() else { return };
+        let State::Clearing { then, kill, .. } = self.state.clone() else { return };
         self.sample_at = None;
         if let Err(why) = result {
-            // The job was ended to be started again with KILL, or could not do its work: without it nobody starts.
-            if !kill {
+            if kill {
+                // It was ended to be started again with KILL.
+                self.start_clearing(out);
+            } else {
+                // Without knowing that the data is free nobody starts.
                 say(out, Level::Error, format!("cannot tell whether the data is free: {why}"));
+                self.clear_at = Some(self.now + Duration::from_secs(1));
             }
-            out.push(Effect::Start(Role::Clear, Job::Clear(clear::Spec { kill, ended })));
             return;
         }
         self.settle(then, out);
@@ -145,7 +155,7 @@ impl Machine {
         match then {
             Then::Go => self.go(out),
             Then::Exit(_) if self.step.is_some() => {
-                self.leave_at = Some(self.now + STEP_TIME);
+                self.late.insert(Role::Step, self.now + STEP_TIME);
                 self.state = State::Working { then };
             }
             Then::Exit(code) => self.leave(code, out),

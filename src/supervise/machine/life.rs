@@ -47,7 +47,7 @@ impl Machine {
             Note::NotExecuted(why) => self.life.refusal = Some(Refusal::NotExecuted(why)),
             Note::Recorded(Recorded { release, args, starts }) => {
                 if let Some(journal) = self.journal.as_mut().filter(|j| j.stage == Stage::Trial && j.to == release) {
-                    journal.starts = starts.max(journal.starts);
+                    journal.starts = starts;
                 }
                 self.current = Some(release.clone());
                 self.life.release = Some(release);
@@ -120,6 +120,10 @@ impl Machine {
             State::Stopping { then } => {
                 let clean = exit == Exit::Code(0);
                 self.clean_stop = Some(clean);
+                if let Some(journal) = self.journal.as_mut().filter(|j| j.stage == Stage::Trial) {
+                    // It was asked to end: that says nothing against the release.
+                    journal.starts = journal.starts.saturating_sub(1);
+                }
                 let level = if clean { Level::Info } else { Level::Warn };
                 say(out, level, format!("the node ended: {exit}"));
                 self.clear(then, false, Some(exit.to_string()), out);

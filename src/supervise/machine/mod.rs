@@ -294,6 +294,9 @@ pub struct Machine {
     known: Known,
     restarts: u32,
     watching: bool,
+    /// When a job that still runs is ended.
+    late: BTreeMap<Role, Now>,
+    reloading: Looking,
     looking: Looking,
     look_wanted: bool,
     looked_last: Option<Now>,
@@ -323,11 +326,10 @@ pub struct Machine {
     no_head_since: Option<Now>,
     sample_at: Option<Now>,
     probe_at: Option<Now>,
-    probe_late: Option<Now>,
     look_at: Option<Now>,
     ready_at: Option<Now>,
     alarm_at: Option<Now>,
-    leave_at: Option<Now>,
+    clear_at: Option<Now>,
     judge_at: Option<Now>,
     now: Now,
 }
@@ -343,6 +345,8 @@ const NO_HEAD_ALARM: Duration = Duration::from_mins(5);
 const NO_HEAD_REPEAT: Duration = Duration::from_mins(10);
 /// How long a probe may take before it is ended: a call's time and a half per address at most.
 const PROBE_TIME: Duration = Duration::from_secs(8);
+/// How long a look may take: longer only where a disk hangs.
+const LOOK_TIME: Duration = Duration::from_secs(30);
 /// Where inotify tells of changes, a look is only a safeguard.
 const SAFEGUARD_LOOK: Duration = Duration::from_secs(30);
 /// The shortest pause between two looks that changed files ask for.
@@ -369,6 +373,8 @@ impl Machine {
             known: Known::default(),
             restarts: 0,
             watching: false,
+            late: BTreeMap::new(),
+            reloading: Looking::No,
             looking: Looking::No,
             look_wanted: false,
             looked_last: None,
@@ -396,11 +402,10 @@ impl Machine {
             no_head_since: None,
             sample_at: None,
             probe_at: None,
-            probe_late: None,
             look_at: None,
             ready_at: None,
             alarm_at: None,
-            leave_at: None,
+            clear_at: None,
             judge_at: None,
             now: Now::ZERO,
         }
@@ -419,6 +424,9 @@ impl Machine {
     /// Takes in what happened and says what is to be done.
     pub fn step(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
         self.now = now;
+        if let Event::Done(role, _) = &event {
+            self.late.remove(role);
+        }
         match event {
             Event::Booted => self.ask_look(out),
             Event::Done(Role::Look, result) => self.looked(result, out),
@@ -443,7 +451,7 @@ impl Machine {
                 say(out, Level::Info, format!("asked to stop{}", self.what_is_waited_for()));
                 self.stop(Then::Exit(0), out);
             }
-            Event::Signal(Sig::Reload) => out.push(Effect::Start(Role::Reload, Job::Reload(self.flags.clone()))),
+            Event::Signal(Sig::Reload) => self.reload(out),
             Event::Asked(client, request) => self.asked(client, request, out),
             Event::Left(client) => self.wishes.retain(|(c, _)| *c != client),
             Event::Tick => {}
@@ -462,11 +470,11 @@ impl Machine {
             retry,
             self.sample_at,
             self.probe_at,
-            self.probe_late,
+            self.late.values().min().copied(),
             self.look_at,
             self.ready_at,
             self.alarm_at,
-            self.leave_at,
+            self.clear_at,
             self.judge_at,
         ]
         .into_iter()
@@ -492,9 +500,12 @@ impl Machine {
             self.ready_at = None;
             self.ready(out);
         }
-        if self.due(self.probe_late) {
-            self.probe_late = None;
-            out.push(Effect::Kill(Role::Probe));
+        let late: Vec<Role> = self.late.iter().filter(|(_, at)| self.now >= **at).map(|(role, _)| *role).collect();
+        for role in late {
+            // Its end comes as an event; it is ended once.
+            self.late.remove(&role);
+            say(out, Level::Warn, format!("the job {role:?} takes too long: it is ended"));
+            out.push(Effect::Kill(role));
         }
         if self.due(self.probe_at) {
             self.probe_at = None;
@@ -517,9 +528,9 @@ impl Machine {
         if self.due(self.alarm_at) {
             self.alarm(out);
         }
-        if self.due(self.leave_at) {
-            self.leave_at = None;
-            out.push(Effect::Kill(Role::Step));
+        if self.due(self.clear_at) {
+            self.clear_at = None;
+            self.start_clearing(out);
         }
         if self.due(self.judge_at) {
             self.judge_at = None;
@@ -528,6 +539,12 @@ impl Machine {
         if self.restarts > 0 && self.state == State::Up && self.healthy() && self.age() >= CALM_AFTER {
             self.restarts = 0;
         }
+    }
+
+    /// Starts a job that is ended when it takes longer.
+    fn start_job(&mut self, role: Role, job: Job, time: Duration, out: &mut Vec<Effect>) {
+        self.late.insert(role, self.now + time);
+        out.push(Effect::Start(role, job));
     }
 
     /// How long the node has run.

@@ -15,6 +15,9 @@ use crate::job::{Job, Report};
 use crate::journal::{Passed, Stage};
 use crate::schedule::{Found, Known, Schedule, Standing};
 
+/// How long a check of a release may take: its binary has 5 s to tell its version.
+const STAGE_TIME: Duration = Duration::from_secs(30);
+
 /// The first pause before a release that is not fit to run is looked at again, and the longest.
 pub(super) const STAGE_PAUSE: Duration = Duration::from_secs(5);
 pub(super) const STAGE_PAUSE_MAX: Duration = Duration::from_mins(10);
@@ -46,7 +49,9 @@ impl Machine {
         if first && self.known.head.is_none() {
             self.initial = survey.plans.iter().map(|plan| plan.digest.clone()).collect();
         }
-        if self.config.upgrade_trigger == Trigger::File && self.state == State::Up {
+        // Also what it wrote just before its end appeared while it ran.
+        let ran = matches!(self.state, State::Up | State::Deciding(_));
+        if self.config.upgrade_trigger == Trigger::File && ran {
             let old = self.survey.iter().flat_map(|s| &s.plans).map(|plan| &plan.digest).collect::<Vec<_>>();
             let new: Vec<String> =
                 survey.plans.iter().filter(|p| !old.contains(&&p.digest)).map(|p| p.digest.clone()).collect();
@@ -169,7 +174,7 @@ impl Machine {
         });
         if let Some(release) = next {
             self.staging = Some(release.clone());
-            out.push(Effect::Start(Role::Stage, Job::Stage(StageSpec { release })));
+            self.start_job(Role::Stage, Job::Stage(StageSpec { release }), STAGE_TIME, out);
         }
     }
 

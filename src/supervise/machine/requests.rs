@@ -5,8 +5,24 @@ use super::*;
 use crate::home::Name;
 use crate::job::step::Begin;
 
+/// How long reading the settings may take.
+const RELOAD_TIME: Duration = Duration::from_secs(10);
+
 impl Machine {
+    /// Reads the settings again; asked while that is under way, once more after it.
+    pub(super) fn reload(&mut self, out: &mut Vec<Effect>) {
+        if self.reloading == Looking::No {
+            self.reloading = Looking::Yes;
+            self.start_job(Role::Reload, Job::Reload(self.flags.clone()), RELOAD_TIME, out);
+        } else {
+            self.reloading = Looking::Stale;
+        }
+    }
+
     pub(super) fn reloaded(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
+        if std::mem::replace(&mut self.reloading, Looking::No) == Looking::Stale {
+            return self.reload(out);
+        }
         let outcome = match result {
             Ok(Report::Settings(settings)) => self.take_settings(&settings, out),
             Ok(_) => Err("the settings could not be read".to_owned()),
@@ -74,7 +90,7 @@ impl Machine {
             Request::Reload { flags } => {
                 self.flags.settings.extend(flags);
                 self.wishes.push((client, Wish::Reloaded));
-                out.push(Effect::Start(Role::Reload, Job::Reload(self.flags.clone())));
+                self.reload(out);
             }
             Request::Cancel { name } => self.ask_cancel(client, &name, out),
             Request::Now { name, release } => self.ask_now(client, name, release, out),

@@ -17,7 +17,6 @@ impl Machine {
 
     pub(super) fn step_done(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
         let Some(step) = self.step.take() else { return };
-        self.leave_at = None;
         // What was read before this step may be older than it.
         if self.looking != Looking::No {
             self.looking = Looking::Stale;

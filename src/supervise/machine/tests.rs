@@ -76,7 +76,12 @@ fn journal(stage: Stage) -> Journal {
 }
 
 fn fit(name: &str) -> Staged {
-    Staged { release: release(name), print: Some("print".to_owned()), checks: Vec::new(), version: Some("2".to_owned()) }
+    Staged {
+        release: release(name),
+        print: Some("print".to_owned()),
+        checks: Vec::new(),
+        version: Some("2".to_owned()),
+    }
 }
 
 fn unfit(name: &str) -> Staged {
@@ -85,7 +90,8 @@ fn unfit(name: &str) -> Staged {
 }
 
 fn probed(head: u64) -> Event {
-    let identity = Identity { chain_id: Some("0x1".to_owned()), genesis: Some("0xg".to_owned()), node: Some("n".to_owned()) };
+    let identity =
+        Identity { chain_id: Some("0x1".to_owned()), genesis: Some("0xg".to_owned()), node: Some("n".to_owned()) };
     let probed = Probed { address: "ipc".to_owned(), head, identity: Some(identity), ..Probed::default() };
     Event::Done(Role::Probe, Ok(Report::Probed(Box::new(probed))))
 }
@@ -118,7 +124,11 @@ impl Drive {
     fn new(set: &[(&str, &str)]) -> Drive {
         let config = config(set);
         let home = Home::new(&config.home, &config.name);
-        Drive { machine: Machine::new(config, home, Flags::default(), false, vec!["--x".to_owned()]), now: Now::ZERO, plans: Vec::new() }
+        Drive {
+            machine: Machine::new(config, home, Flags::default(), false, vec!["--x".to_owned()]),
+            now: Now::ZERO,
+            plans: Vec::new(),
+        }
     }
 
     fn feed(&mut self, event: Event) -> Vec<Effect> {
@@ -165,7 +175,11 @@ impl Drive {
 
     /// The upgrade to v2 was due and has begun.
     fn begun(set: &[(&str, &str)]) -> Drive {
-        Drive::up(set, vec![plan("v2", 100)]).all([Event::Done(Role::Stage, Ok(Report::Staged(fit("v2")))), probed(99), stepped(Some(journal(Stage::Stop)))])
+        Drive::up(set, vec![plan("v2", 100)]).all([
+            Event::Done(Role::Stage, Ok(Report::Staged(fit("v2")))),
+            probed(99),
+            stepped(Some(journal(Stage::Stop))),
+        ])
     }
 
     /// The link has moved; the new release was executed.
@@ -233,7 +247,10 @@ fn an_unknown_head_is_never_due_and_becomes_an_alarm() {
     assert!(!short(&drive.feed(silent())).contains("step"));
     drive.now += Duration::from_secs(301);
     let effects = drive.feed(Event::Tick);
-    assert!(effects.iter().any(|e| matches!(e, Effect::Log(Level::Error, text) if text.contains("no head is known"))), "{effects:?}");
+    assert!(
+        effects.iter().any(|e| matches!(e, Effect::Log(Level::Error, text) if text.contains("no head is known"))),
+        "{effects:?}"
+    );
     assert_eq!(drive.machine.status()["health"]["healthy"], false);
 }
 
@@ -404,11 +421,21 @@ fn states() -> Vec<(&'static str, Drive)> {
     let exit = || Event::Ended(Exit::Code(1));
     vec![
         ("boot", Drive::new(&[]).all([Event::Booted])),
-        ("starting", Drive::new(&[]).all([Event::Booted, surveyed(survey("genesis", None, Vec::new())), Event::Watching(true)])),
+        (
+            "starting",
+            Drive::new(&[]).all([Event::Booted, surveyed(survey("genesis", None, Vec::new())), Event::Watching(true)]),
+        ),
         ("up", Drive::up(&[], Vec::new())),
         ("up, answers", Drive::up(&[], Vec::new()).all([probed(7)])),
-        ("up, plan staged", Drive::up(&[], vec![plan("v2", 100)]).all([Event::Done(Role::Stage, Ok(Report::Staged(fit("v2"))))])),
-        ("up, upgrade begins", Drive::up(&[], vec![plan("v2", 100)]).all([Event::Done(Role::Stage, Ok(Report::Staged(fit("v2")))), probed(99)])),
+        (
+            "up, plan staged",
+            Drive::up(&[], vec![plan("v2", 100)]).all([Event::Done(Role::Stage, Ok(Report::Staged(fit("v2"))))]),
+        ),
+        (
+            "up, upgrade begins",
+            Drive::up(&[], vec![plan("v2", 100)])
+                .all([Event::Done(Role::Stage, Ok(Report::Staged(fit("v2")))), probed(99)]),
+        ),
         ("deciding (a look is out)", Drive::up(&[], Vec::new()).all([probed(7), Event::Watching(false), exit()])),
         ("backoff", Drive::up(&[], Vec::new()).all([probed(7), exit()])),
         ("starting again", Drive::up(quick, Vec::new()).all([probed(7), exit()])),
@@ -418,7 +445,10 @@ fn states() -> Vec<(&'static str, Drive)> {
         ("upgrade: stopping", Drive::begun(&[])),
         ("upgrade: clearing", Drive::begun(&[]).all([Event::Ended(Exit::Code(0))])),
         ("upgrade: switching", Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared()])),
-        ("upgrade: starting", Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared(), stepped(Some(journal(Stage::Trial)))])),
+        (
+            "upgrade: starting",
+            Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared(), stepped(Some(journal(Stage::Trial)))]),
+        ),
         ("upgrade: trial", Drive::trial(&[])),
         ("upgrade: trial, answers", Drive::trial(&[]).all([probed(99)])),
         ("upgrade: trial, ended twice", {
@@ -470,13 +500,21 @@ fn events() -> Vec<(&'static str, Event)> {
 fn place(state: &State) -> String {
     let text = format!("{state:?}");
     let name = text.split([' ', '(', '{']).next().unwrap().to_owned();
-    let then = if text.contains("then: Go") { " then go" } else if text.contains("then: Exit") { " then exit" } else { "" };
+    let then = if text.contains("then: Go") {
+        " then go"
+    } else if text.contains("then: Exit") {
+        " then exit"
+    } else {
+        ""
+    };
     name + then
 }
 
 #[test]
 fn the_table_of_transitions_is_the_golden_one() {
-    let mut table = String::from("# state | event -> next state | public state | effects (generated: WEMIXVISOR_BLESS=1 cargo test transitions)\n");
+    let mut table = String::from(
+        "# state | event -> next state | public state | effects (generated: WEMIXVISOR_BLESS=1 cargo test transitions)\n",
+    );
     for (from, drive) in states() {
         for (name, event) in events() {
             let mut drive = drive.clone();
@@ -539,7 +577,13 @@ struct Sim {
 
 impl World {
     fn new(seed: u64) -> World {
-        let grace = [("daemon_shutdown_grace", "2s"), ("daemon_trial_time", "5s"), ("daemon_trial_blocks", "3"), ("daemon_restart_backoff", "1s"), ("daemon_max_restarts", "2")];
+        let grace = [
+            ("daemon_shutdown_grace", "2s"),
+            ("daemon_trial_time", "5s"),
+            ("daemon_trial_blocks", "3"),
+            ("daemon_restart_backoff", "1s"),
+            ("daemon_max_restarts", "2"),
+        ];
         World {
             drive: Drive::new(&grace),
             dice: Dice(seed.max(1)),
@@ -561,7 +605,12 @@ impl World {
         if self.left.is_some() {
             return;
         }
-        self.trail.push(format!("{:?} {} <- {event:?}", self.drive.now, place(&self.drive.machine.state)).chars().take(300).collect());
+        self.trail.push(
+            format!("{:?} {} <- {event:?}", self.drive.now, place(&self.drive.machine.state))
+                .chars()
+                .take(300)
+                .collect(),
+        );
         let effects = self.drive.feed(event);
         let mut more = Vec::new();
         for effect in effects {
@@ -641,7 +690,8 @@ impl World {
                 journal.back = Some((*outcome, reason.clone()));
             }
             Step::Back => {
-                let outcome = self.journal.as_ref().and_then(|j| j.back.clone()).map_or(Outcome::Failed, |(outcome, _)| outcome);
+                let outcome =
+                    self.journal.as_ref().and_then(|j| j.back.clone()).map_or(Outcome::Failed, |(outcome, _)| outcome);
                 self.current = "genesis";
                 self.finish(outcome);
             }
@@ -649,7 +699,8 @@ impl World {
                 if self.current == "genesis" || self.journal.is_some() {
                     return Err("nothing to undo".to_owned());
                 }
-                self.journal = Some(Journal { back: Some((Outcome::Reverted, "x".to_owned())), ..journal(Stage::Back) });
+                self.journal =
+                    Some(Journal { back: Some((Outcome::Reverted, "x".to_owned())), ..journal(Stage::Back) });
             }
             Step::Pass(_) => {}
         }
@@ -671,7 +722,10 @@ impl World {
             return;
         }
         let role = roles[usize::try_from(self.dice.roll(roles.len() as u64)).unwrap()];
-        if role == Role::Clear && self.straggler && !matches!(self.jobs[&role], Job::Clear(clear::Spec { kill: true, .. })) {
+        if role == Role::Clear
+            && self.straggler
+            && !matches!(self.jobs[&role], Job::Clear(clear::Spec { kill: true, .. }))
+        {
             let holder = Holder { pid: 77, start_time: 1, command: "child".to_owned() };
             return self.feed(Event::Note(role, Note::Holders(vec![holder])));
         }
@@ -689,7 +743,9 @@ impl World {
                 }
                 _ => Err("no answer".to_owned()),
             },
-            Job::Stage(_) => Ok(Report::Staged(if self.dice.roll(4) == 0 && !self.failed { unfit("v2") } else { fit("v2") })),
+            Job::Stage(_) => {
+                Ok(Report::Staged(if self.dice.roll(4) == 0 && !self.failed { unfit("v2") } else { fit("v2") }))
+            }
             Job::Step(step) => self.carry_out(&step).map(|()| Report::Stepped(self.journal.clone().map(Box::new))),
             Job::Clear(_) => {
                 assert!(self.node.is_none(), "the data is said to be free under a node");
