@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -14,8 +16,8 @@ use crate::supervise::control::Request;
 /// How long a supervisor that just begins or ends may be unreachable.
 const MEETING_TIME: Duration = Duration::from_secs(3);
 
-/// How long the answer to a question may take.
-const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// How long the answer to a question may take: others that say nothing may keep all places for 5 s each time.
+const ANSWER_TIME: Duration = Duration::from_secs(15);
 
 /// The pid of who supervises this home, while its lock is held.
 pub fn supervisor(home: &Home) -> Option<u32> {
@@ -35,23 +37,8 @@ pub fn supervisor(home: &Home) -> Option<u32> {
 pub fn ask(home: &Home, request: &Request) -> Result<Option<Value>> {
     let path = home.socket();
     let until = Instant::now() + MEETING_TIME;
-    let mut stream = loop {
-        match connect_unix(&path) {
-            Ok(stream) => break stream,
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) => {
-                if supervisor(home).is_none() {
-                    return Ok(None);
-                }
-                if Instant::now() > until {
-                    return Err(e).on("reach the supervisor at", &path);
-                }
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            Err(e) => return Err(e).on("reach the supervisor at", &path),
-        }
-    };
-    // Only what changes something may take as long as that takes.
-    let patient = match request {
+    // Only what changes something may take as long as that takes; the rest may also be asked twice.
+    let patience = match request {
         Request::Status | Request::Stop { .. } => Some(ANSWER_TIME),
         Request::Restart { .. }
         | Request::Reload { .. }
@@ -59,20 +46,60 @@ pub fn ask(home: &Home, request: &Request) -> Result<Option<Value>> {
         | Request::Now { .. }
         | Request::Revert { .. } => None,
     };
-    stream.set_read_timeout(patient).on("ask the supervisor at", &path)?;
-    let mut line = serde_json::to_string(request).on("ask the supervisor at", &path)?;
-    line.push('\n');
-    stream.write_all(line.as_bytes()).on("ask the supervisor at", &path)?;
-    let mut reply = String::new();
-    BufReader::new(stream).read_line(&mut reply).on("hear the supervisor at", &path)?;
-    if reply.is_empty() {
-        return Err(Error::failed("the supervisor ended before it answered"));
+    loop {
+        let (asked, error) = match connect_unix(&path) {
+            Err(error) => (false, error),
+            Ok(stream) => match exchange(stream, request, patience) {
+                Ok(reply) => return understand(&path, &reply).map(Some),
+                Err(error) => (true, error),
+            },
+        };
+        // One that begins is not there yet, one that ends lets go in the middle.
+        let gone = matches!(
+            error.kind(),
+            ErrorKind::NotFound
+                | ErrorKind::ConnectionRefused
+                | ErrorKind::ConnectionReset
+                | ErrorKind::BrokenPipe
+                | ErrorKind::UnexpectedEof
+        );
+        if !gone || (asked && patience.is_none()) {
+            return Err(error).on("hear the supervisor at", &path);
+        }
+        if supervisor(home).is_none() {
+            return Ok(None);
+        }
+        if Instant::now() > until {
+            return Err(error).on("reach the supervisor at", &path);
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
-    let mut reply: Value = serde_json::from_slice(reply.as_bytes()).on("understand the supervisor at", &path)?;
+}
+
+/// Says the request and hears the reply, each one line.
+fn exchange(mut stream: UnixStream, request: &Request, patience: Option<Duration>) -> std::io::Result<String> {
+    stream.set_read_timeout(patience)?;
+    let mut line = serde_json::to_string(request)?;
+    line.push('\n');
+    stream.write_all(line.as_bytes())?;
+    let mut reply = String::new();
+    match BufReader::new(stream).read_line(&mut reply) {
+        Ok(0) => Err(ErrorKind::UnexpectedEof.into()),
+        Ok(_) => Ok(reply),
+        Err(e) if e.kind() == ErrorKind::WouldBlock => Err(std::io::Error::new(
+            ErrorKind::TimedOut,
+            format!("no reply within {} s: too many clients?", ANSWER_TIME.as_secs()),
+        )),
+        Err(e) => Err(e),
+    }
+}
+
+fn understand(path: &Path, reply: &str) -> Result<Value> {
+    let mut reply: Value = serde_json::from_slice(reply.as_bytes()).on("understand the supervisor at", path)?;
     if let Some(error) = reply.get("error").and_then(Value::as_str) {
         return Err(Error::new(code(reply.get("code")), error));
     }
-    Ok(reply.get_mut("ok").map(Value::take))
+    Ok(reply.get_mut("ok").map(Value::take).unwrap_or_default())
 }
 
 fn code(value: Option<&Value>) -> Code {

@@ -44,12 +44,15 @@ pub fn background(context: Context, args: Vec<String>) -> Result<ExitCode> {
 fn supervise(context: Context, args: Vec<String>, background: bool) -> Result<ExitCode> {
     supervise::log::begin(&context.config, context.quiet);
     let lock = take_lock(&context.home)?;
+    // Held until the end is on record: who finds it free may start at once. (A duplicate shares the lock.)
+    let held = lock.try_clone().on("keep", &context.home.lock())?;
     let home = context.home.clone();
     let log_file = context.config.log_file.clone().or_else(|| background.then(|| home.node_log()));
     log::info!("wemixvisor {} supervises {}", env!("CARGO_PKG_VERSION"), home.root().display());
     let setup = Setup { config: context.config, flags: context.flags, home: context.home, lock, background, args };
     let leave = supervise::supervise(setup)?;
     remember_end(&home, leave.state, &leave.reason);
+    drop(held);
     if leave.code != 0 {
         let lines = log_file.map(|path| last_lines(&path, LAST_LINES)).unwrap_or_default();
         for line in &lines {

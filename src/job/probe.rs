@@ -99,7 +99,7 @@ fn ask(home: &Home, address: &Address, identity: bool) -> std::result::Result<Pr
 
 /// Why who listens at this address is not known to be the node or a child of it: a holder of the data lock.
 fn stranger(home: &Home, address: &Address, client: &Client) -> Option<String> {
-    let holders = proc::holders(&home.data_lock());
+    let holders = super::clear::holders(home);
     let ours = match address {
         Address::Ipc(_) => client.peer().is_some_and(|pid| holders.iter().any(|h| h.pid == pid)),
         Address::Http(url) => match loopback_port(url) {

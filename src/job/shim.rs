@@ -89,7 +89,7 @@ fn prepare(spec: &Spec, args: &[String], report: &mut File) -> std::result::Resu
     redirect_stdin(spec).map_err(refused)?;
     let lock = open_lock(&spec.home).map_err(refused)?;
     if lock.try_lock().is_err() {
-        return Err(Box::new(Note::Busy(proc::holders(&spec.home.data_lock()))));
+        return Err(Box::new(Note::Busy(super::clear::holders(&spec.home))));
     }
     let release = spec.home.current_release().map_err(|e| Box::new(Note::Refused(e)))?;
     let binary = spec.home.current_binary();

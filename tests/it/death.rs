@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Home, Visor, kill, lives, mocknode, text, under, until};
+use crate::support::{Home, Visor, kill, lives, text, under, until};
 
 // ---- the detector -------------------------------------------------------------------------------
 
@@ -61,17 +61,20 @@ fn by_hand(home: &Home, more: &[&str]) -> Child {
 #[test]
 fn the_detector_sees_two_nodes() {
     let home = Home::new();
-    assert!(mocknode().exists());
-    let mut nodes = [by_hand(&home, &["--no-lock", "--ipcdisable"]), by_hand(&home, &["--no-lock", "--ipcdisable"])];
-    until("both began", || (home.events("start").len() == 2).then_some(()));
+    let mut nodes = Vec::new();
+    for count in 1..=2 {
+        nodes.push(by_hand(&home, &["--no-lock", "--ipcdisable"]));
+        until("it began", || (home.events("start").len() == count).then_some(()));
+    }
     assert_eq!(home.nodes().len(), 2);
     assert_eq!(doubles(&home, &[]).len(), 1);
     // With its lock, the mock itself sees the other one.
-    let mut third = by_hand(&home, &["--ipcdisable"]);
-    let mut fourth = by_hand(&home, &["--ipcdisable"]);
+    nodes.push(by_hand(&home, &["--ipcdisable"]));
+    until("it began", || (home.events("start").len() == 3).then_some(()));
+    nodes.push(by_hand(&home, &["--ipcdisable"]));
     until("one of them is refused", || home.events("busy").first().cloned());
     assert!(doubles(&home, &[]).iter().any(|sign| sign.contains("in use")));
-    for node in nodes.iter_mut().chain([&mut third, &mut fourth]) {
+    for node in &mut nodes {
         let _ = node.kill();
         node.wait().unwrap();
     }

@@ -5,6 +5,7 @@
     reason = "tests may fail by panic, block, start processes and write files"
 )]
 
+mod answers;
 mod background;
 mod bad_input;
 mod death;

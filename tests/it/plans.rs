@@ -651,6 +651,20 @@ fn a_due_plan_without_its_release_waits_and_runs_as_soon_as_the_binary_is_there(
 }
 
 #[test]
+fn a_plan_is_announced_once_however_often_its_binary_changes() {
+    let home = Home::new();
+    let mut visor = standing(&home, &["--set", "poll_interval=20ms"], "39");
+    home.plan("v2", 1_000);
+    home.until_log("upgrade v2 is planned for block 1000");
+    going_on(&home, "v2");
+    until_plans(&home, &["v2@1000 staged"]);
+    home.plan("v9", 1_000_000);
+    until_plans(&home, &["v2@1000 staged", "v9@1000000 scheduled"]);
+    assert_eq!(home.logged("upgrade v2 is planned"), 1);
+    visor.stop();
+}
+
+#[test]
 fn a_due_plan_with_a_broken_release_waits_until_it_is_mended() {
     let home = Home::new();
     let mut visor = standing(&home, &["--set", "poll_interval=20ms"], "39");

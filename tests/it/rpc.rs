@@ -285,14 +285,16 @@ fn is_foreign(home: &Home, address: &str) {
     home.release("v2", "");
     home.plan("v2", 100);
     let mut visor = home.supervise(&["--set", &format!("rpc_address={address}")], &["--no-rpc"]);
-    home.until_log("is not this node");
+    let shown = |s: &Value| rpc_error(s).filter(|error| error.contains(address) && error.contains("head 5"));
+    home.until_status("it is shown as foreign", |s| shown(s).is_some());
     home.until_status("the plan is staged", |s| s["plans"][0]["state"] == "staged");
     // Asked again with all in place: it is still not due.
     let head = home.head_on_disk();
     until("time passes for both", || (home.head_on_disk() > head + 10).then_some(()));
     let status = home.status();
     assert_eq!((&status["head_known"], &status["height"]), (&Value::Bool(false), &Value::Null));
-    assert!(rpc_error(&status).unwrap().contains("another node"), "{status}");
+    assert!(shown(&status).is_some(), "{status}");
+    assert_eq!(home.log().lines().filter(|l| l.contains("WARN") && l.contains(address)).count(), 1, "told once");
     assert_eq!((home.current().as_str(), home.events("term").len()), ("genesis", 0));
     visor.stop();
     assert!(!fs::read_to_string(home.own("state.json")).unwrap().contains("\"number\""), "it is not remembered");

@@ -84,7 +84,8 @@ impl Said {
     /// The answer as JSON.
     #[track_caller]
     pub fn json(&self) -> Value {
-        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {}", self.out))
+        serde_json::from_str(&self.out)
+            .unwrap_or_else(|e| panic!("{e}: {}\nexit status {}, stderr: {}", self.out, self.code, self.err))
     }
 }
 

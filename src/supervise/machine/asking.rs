@@ -37,9 +37,12 @@ impl Machine {
         let stale = self.looking == Looking::Stale;
         self.looking = Looking::No;
         match result {
-            Ok(Report::Surveyed(survey)) if !stale || self.state == State::Boot => self.surveyed(*survey, out),
+            Ok(Report::Surveyed(survey)) if !stale || self.state == State::Boot => {
+                self.told_errors.remove("look");
+                self.surveyed(*survey, out);
+            }
             Ok(_) => {}
-            Err(why) => say(out, Level::Warn, format!("cannot look for plans: {why}")),
+            Err(why) => self.tell_once("look", &format!("cannot look for plans: {why}"), out),
         }
         if stale {
             self.ask_look(out);
@@ -68,7 +71,11 @@ impl Machine {
             if let Some(journal) = &self.journal {
                 say(out, Level::Info, format!("upgrade {} was under way: it is resumed", journal.name));
             }
-            self.go(out);
+            match self.journal.as_ref().map(|j| j.stage) {
+                // A supervisor that was killed may have left its node, or what that started: nothing moves under them.
+                Some(Stage::Stop | Stage::Back) => self.clear(Then::Go, false, None, out),
+                Some(Stage::Trial) | None => self.go(out),
+            }
         } else {
             self.after_up(out);
         }

@@ -130,7 +130,7 @@ impl Machine {
             }
             State::Killing { then } => {
                 self.clean_stop = Some(false);
-                self.clear(then, matches!(then, Then::Exit(_)), Some(exit.to_string()), out);
+                self.clear(then, self.hurry, Some(exit.to_string()), out);
             }
             State::Starting => match self.life.refusal.clone() {
                 Some(Refusal::Busy(holders)) => {
@@ -178,9 +178,15 @@ impl Machine {
     /// The node ended unasked. An upgrade that is under way or due comes before the rules for crashes.
     pub(super) fn decide(&mut self, out: &mut Vec<Effect>) {
         let State::Deciding(exit) = self.state.clone() else { return };
-        if self.looking != Looking::No || self.step.is_some() {
+        if self.step.is_some() {
             return;
         }
+        if self.looking != Looking::No && !self.due(self.decide_at) {
+            // A disk that hangs must not keep the node down: after a while it is decided upon what is known.
+            self.decide_at.get_or_insert(self.now + LOOK_PATIENCE);
+            return;
+        }
+        self.decide_at = None;
         let ended = Some(exit.to_string());
         match self.journal.as_ref().map(|j| (j.stage, j.proven)) {
             Some((Stage::Stop | Stage::Back, _)) if !self.parked => return self.clear(Then::Go, false, ended, out),
@@ -203,6 +209,7 @@ impl Machine {
             && life.answered.is_none()
             && self.age() < COMMAND_TIME
             && self.journal.is_none()
+            && !self.background
         {
             say(out, Level::Info, "the command is done".to_owned());
             return self.clear(Then::Exit(0), false, ended, out);

@@ -312,6 +312,8 @@ pub struct Machine {
     /// The upgrade cannot go on for want of a disk to write to: the node runs, the step is tried again beside it.
     parked: bool,
     cancel: bool,
+    /// The operator wants no grace for anybody.
+    hurry: bool,
     appeared: BTreeSet<String>,
     grace: Grace,
     holders: Vec<Holder>,
@@ -331,6 +333,7 @@ pub struct Machine {
     alarm_at: Option<Now>,
     clear_at: Option<Now>,
     judge_at: Option<Now>,
+    decide_at: Option<Now>,
     now: Now,
 }
 
@@ -347,6 +350,8 @@ const NO_HEAD_REPEAT: Duration = Duration::from_mins(10);
 const PROBE_TIME: Duration = Duration::from_secs(8);
 /// How long a look may take: longer only where a disk hangs.
 const LOOK_TIME: Duration = Duration::from_secs(30);
+/// How long a look is waited for when the node ended: what it wrote just before is to be seen first.
+const LOOK_PATIENCE: Duration = Duration::from_millis(500);
 /// Where inotify tells of changes, a look is only a safeguard.
 const SAFEGUARD_LOOK: Duration = Duration::from_secs(30);
 /// The shortest pause between two looks that changed files ask for.
@@ -388,6 +393,7 @@ impl Machine {
             begin_after: Now::ZERO,
             parked: false,
             cancel: false,
+            hurry: false,
             appeared: BTreeSet::new(),
             grace: Grace::default(),
             holders: Vec::new(),
@@ -407,6 +413,7 @@ impl Machine {
             alarm_at: None,
             clear_at: None,
             judge_at: None,
+            decide_at: None,
             now: Now::ZERO,
         }
     }
@@ -476,6 +483,7 @@ impl Machine {
             self.alarm_at,
             self.clear_at,
             self.judge_at,
+            self.decide_at,
         ]
         .into_iter()
         .flatten()
@@ -531,6 +539,10 @@ impl Machine {
         if self.due(self.clear_at) {
             self.clear_at = None;
             self.start_clearing(out);
+        }
+        if self.due(self.decide_at) {
+            self.decide(out);
+            self.decide_at = None;
         }
         if self.due(self.judge_at) {
             self.judge_at = None;

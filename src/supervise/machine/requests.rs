@@ -82,6 +82,10 @@ impl Machine {
                 );
                 self.stop(Then::Exit(0), out);
                 if now {
+                    self.hurry = true;
+                    if matches!(self.state, State::Stopping { .. } | State::Clearing { kill: false, .. }) {
+                        say(out, Level::Error, "ended by KILL, as asked: this stop is UNCLEAN".to_owned());
+                    }
                     self.kill(out);
                 }
                 out.push(Effect::Reply(client, Reply::done(serde_json::json!({}))));
