@@ -43,12 +43,7 @@ fn parse(name: &str) -> Result<Name> {
 /// All plans and their standing, as they are on disk now.
 fn plans(context: &Context) -> (Schedule, Vec<look::PlanError>) {
     let survey = look::look(&context.home);
-    let known = Known {
-        current: survey.current.clone().ok(),
-        brought: survey.brought,
-        initial: Vec::new(),
-        head: survey.known.head.as_ref().map(|head| head.number),
-    };
+    let known = Known { current: survey.current.clone().ok(), brought: survey.brought };
     (Schedule::new(&survey.plans, &known), survey.errors)
 }
 
@@ -394,7 +389,9 @@ fn cancel(context: &Context, name: &Name) -> Result<()> {
         )));
     }
     let removed = withdraw(context, name, None)?;
-    was_under_way |= undone(ask()?);
+    if !was_under_way {
+        was_under_way = undone(ask()?);
+    }
     match (was_under_way, removed) {
         (true, _) => answer(&format!("upgrade {name} was under way and is undone; the old release starts again")),
         (false, 0) => Err(Error::failed(format!("no upgrade {name} is planned"))),

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// The ELF machine number of the processor that this program was built for (`e_machine` of elf(5)).
@@ -26,7 +26,9 @@ pub fn executable_file(path: &Path) -> Result<(), String> {
 
 fn check(path: &Path, needs_bit: bool) -> Result<(), String> {
     let shown = path.display();
-    let mut file = File::open(path).map_err(|e| {
+    // NONBLOCK: opening a FIFO must not wait for its writer.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = File::options().read(true).custom_flags(flags).open(path).map_err(|e| {
         if e.kind() == std::io::ErrorKind::NotFound {
             format!("{shown} is not there: put the release's binary there")
         } else {

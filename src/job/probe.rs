@@ -7,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::rpc::{Client, Failure, quantity};
-use super::{durable, look};
+use super::{durable, look, step};
 use crate::config::Address;
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Release};
-use crate::journal::{Head, Identity, Known, unix_now};
+use crate::journal::{Head, Identity, Known, Passed, unix_now};
 use crate::proc;
 
 /// What to ask, and where.
@@ -23,7 +23,9 @@ pub struct Spec {
     pub release: Release,
     /// Whether to ask who the node is, too.
     pub identity: bool,
-    /// Whether to write down what is learnt. A node whose identity is on trial must not overwrite the one before.
+    /// Plans that were there at the first start of this home: those whose height the first head has reached are past.
+    pub initial: Vec<Passed>,
+    /// Whether to write down who it is. A node whose identity is on trial must not overwrite the one before.
     pub remember_identity: bool,
 }
 
@@ -126,6 +128,11 @@ fn loopback_port(url: &str) -> Option<u16> {
 
 fn remember(home: &Home, spec: &Spec, probed: &Probed) -> Result<()> {
     let before = look::read_known(home);
+    if before.head.is_none() {
+        // Before the head is on disk: whoever is killed in between, the next start judges these plans in the same way.
+        let past: Vec<Passed> = spec.initial.iter().filter(|plan| probed.head >= plan.height).cloned().collect();
+        step::pass(home, &past, &format!("the chain was at {} already when this home was first started", probed.head))?;
+    }
     let identity = match (&probed.identity, spec.remember_identity) {
         (Some(identity), true) => identity.clone().or(&before.identity),
         (Some(_) | None, _) => before.identity.clone(),

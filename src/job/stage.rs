@@ -113,7 +113,7 @@ pub fn version(binary: &Path) -> std::result::Result<String, String> {
             Err(e) => last = e,
         }
     }
-    Err(last)
+    Err(format!("it does not tell its version: {last}"))
 }
 
 fn version_line(text: &str) -> String {

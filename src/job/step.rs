@@ -50,8 +50,6 @@ pub enum Step {
         /// Why.
         reason: String,
     },
-    /// Write down plans whose time was before.
-    Pass(Vec<Passed>),
 }
 
 /// What an upgrade begins with.
@@ -96,10 +94,6 @@ pub fn carry_out(home: &Home, step: Step) -> Result<Option<Journal>> {
         }
         Step::Back => journal.map_or(Ok(()), |journal| back(home, &journal)).map(|()| None),
         Step::Undo { to, reason } => undo(home, journal, to, reason).map(Some),
-        Step::Pass(plans) => {
-            pass(home, &plans, "its height was passed before it was known")?;
-            Ok(journal)
-        }
     }
 }
 
@@ -187,6 +181,9 @@ fn back(home: &Home, journal: &Journal) -> Result<()> {
 
 /// The history line (once per upgrade), then the journal goes.
 fn finish(home: &Home, journal: &Journal, outcome: Outcome, reason: &str) -> Result<()> {
+    if outcome == Outcome::Committed {
+        pass(home, &journal.passed, &format!("{} came instead", journal.name))?;
+    }
     let history = look::read_history(home);
     // `Undo` gives the id of a committed upgrade a second line, with another result.
     if !history.iter().rev().any(|h| h.id == journal.id && h.result == outcome) {
@@ -210,13 +207,11 @@ fn finish(home: &Home, journal: &Journal, outcome: Outcome, reason: &str) -> Res
             },
         )?;
     }
-    if outcome == Outcome::Committed {
-        pass(home, &journal.passed, &format!("{} came instead", journal.name))?;
-    }
     durable::remove_file(&home.journal())
 }
 
-fn pass(home: &Home, plans: &[Passed], reason: &str) -> Result<()> {
+/// Writes down plans that will never run, each once.
+pub fn pass(home: &Home, plans: &[Passed], reason: &str) -> Result<()> {
     let history = look::read_history(home);
     let current = home.current_release().map_err(Error::failed)?;
     for plan in plans {

@@ -23,6 +23,9 @@ const CLIENTS_MAX: usize = 16;
 /// How long a client may take to say its request, or to take its reply.
 const CLIENT_TIME: Duration = Duration::from_secs(5);
 
+/// The same when every place is taken and others wait to be accepted: who says nothing makes room.
+const CROWDED_TIME: Duration = Duration::from_millis(20);
+
 /// After a failed accept (no descriptors left) the listener rests for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
@@ -147,9 +150,13 @@ impl Control {
         self.clients.iter().map(|(id, client)| (*id, &client.stream, !client.reply.is_empty()))
     }
 
+    fn patience(&self) -> Duration {
+        if self.clients.len() < CLIENTS_MAX { CLIENT_TIME } else { CROWDED_TIME }
+    }
+
     /// When a client has taken too long, or the listener has rested.
     pub fn deadline(&self) -> Option<Instant> {
-        let late = self.clients.values().filter(|c| !c.waits).map(|c| c.since + CLIENT_TIME).min();
+        let late = self.clients.values().filter(|c| !c.waits).map(|c| c.since + self.patience()).min();
         [late, self.rests_until].into_iter().flatten().min()
     }
 
@@ -239,7 +246,8 @@ impl Control {
 
     /// Lets go of who took too long.
     pub fn expire(&mut self, now: Instant) {
-        self.clients.retain(|_, client| client.waits || now < client.since + CLIENT_TIME);
+        let patience = self.patience();
+        self.clients.retain(|_, client| client.waits || now < client.since + patience);
         self.rests_until = self.rests_until.filter(|until| now < *until);
     }
 

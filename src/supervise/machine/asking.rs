@@ -104,6 +104,7 @@ impl Machine {
         let spec = ProbeSpec {
             addresses,
             release,
+            initial: self.initial.clone(),
             identity: self.life.identity.is_none(),
             remember_identity: !self.on_trial() || self.journal.as_ref().is_some_and(|j| j.proven),
         };
@@ -190,7 +191,10 @@ impl Machine {
         if let Some(release) = self.life.release.clone() {
             self.known.head = Some(Head { number: probed.head, seen: 0, release });
         }
-        self.head_known(out);
+        if !std::mem::take(&mut self.initial).is_empty() {
+            // The probe has judged them: that is to be read before anything is due.
+            self.ask_look(out);
+        }
     }
 
     pub(super) fn plan_probe(&mut self) {

@@ -33,7 +33,7 @@ use crate::job::probe::{Probed, Spec as ProbeSpec};
 use crate::job::stage::Staged;
 use crate::job::step::Step;
 use crate::job::{Flags, Job, Note, Recorded, Report, clear};
-use crate::journal::{Head, Identity, Journal, Known, Next, Outcome, Stage, next};
+use crate::journal::{Head, Identity, Journal, Known, Next, Outcome, Passed, Stage, next};
 use crate::node_args;
 use crate::proc::{Counters, Holder};
 use crate::schedule::Schedule;
@@ -288,7 +288,8 @@ pub struct Machine {
     life: Life,
     survey: Option<Survey>,
     schedule: Schedule,
-    initial: Vec<String>,
+    /// Plans that were there at the first start of this home; judged by the first head.
+    initial: Vec<Passed>,
     current: Option<Release>,
     journal: Option<Journal>,
     known: Known,

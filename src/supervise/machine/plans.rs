@@ -13,7 +13,7 @@ use crate::job::stage::Spec as StageSpec;
 use crate::job::step::{Begin, Step};
 use crate::job::{Job, Report};
 use crate::journal::{Passed, Stage};
-use crate::schedule::{Found, Known, Schedule, Standing};
+use crate::schedule::{Entry, Found, Known, Schedule, Standing};
 
 /// How long a check of a release may take: its binary has 5 s to tell its version.
 const STAGE_TIME: Duration = Duration::from_secs(30);
@@ -47,7 +47,9 @@ impl Machine {
     pub(super) fn take_plans(&mut self, survey: Survey, out: &mut Vec<Effect>) {
         let first = self.survey.is_none();
         if first && self.known.head.is_none() {
-            self.initial = survey.plans.iter().map(|plan| plan.digest.clone()).collect();
+            let short =
+                |plan: &Found| Passed { name: plan.name.clone(), height: plan.height, digest: plan.digest.clone() };
+            self.initial = survey.plans.iter().map(short).collect();
         }
         // Also what it wrote just before its end appeared while it ran.
         let ran = matches!(self.state, State::Up | State::Deciding(_));
@@ -77,15 +79,11 @@ impl Machine {
 
     pub(super) fn judge_plans(&mut self, out: &mut Vec<Effect>) {
         let Some(survey) = &self.survey else { return };
-        let known = Known {
-            current: self.current.clone(),
-            brought: survey.brought,
-            initial: self.initial.clone(),
-            head: self.life.head.or(self.known.head.as_ref().map(|head| head.number)),
-        };
+        let known = Known { current: self.current.clone(), brought: survey.brought };
         let before = std::mem::replace(&mut self.schedule, Schedule::new(&survey.plans, &known));
         for entry in &self.schedule.entries {
-            if before.entries.iter().any(|e| e == entry) {
+            let same = |e: &&Entry| e.plan.digest == entry.plan.digest && e.standing == entry.standing;
+            if before.entries.iter().any(|e| same(&e)) {
                 continue;
             }
             let (name, height) = (&entry.plan.name, entry.plan.height);
@@ -129,24 +127,6 @@ impl Machine {
         let new = self.schedule.pending().any(|plan| !before.pending().any(|p| p.digest == plan.digest));
         if new && self.probe_at.is_some() {
             self.probe_at = Some(self.now);
-        }
-    }
-
-    /// The first head of a home judges the plans that were there before it.
-    pub(super) fn head_known(&mut self, out: &mut Vec<Effect>) {
-        if self.initial.is_empty() || self.step.is_some() {
-            return;
-        }
-        let initial = std::mem::take(&mut self.initial);
-        let Some(head) = self.life.head else { return };
-        let passed: Vec<Passed> = self
-            .schedule
-            .pending()
-            .filter(|plan| initial.contains(&plan.digest) && head >= plan.height)
-            .map(|plan| Passed { name: plan.name.clone(), height: plan.height, digest: plan.digest.clone() })
-            .collect();
-        if !passed.is_empty() {
-            self.start_step(Step::Pass(passed), out);
         }
     }
 
@@ -243,8 +223,7 @@ impl Machine {
 
     /// Begins the due upgrade, if there is one and it may begin now.
     pub(super) fn consider(&mut self, out: &mut Vec<Effect>) {
-        if self.state != State::Up || self.step.is_some() || self.step_retry.is_some() || self.looking == Looking::Stale
-        {
+        if self.state != State::Up || self.step.is_some() || self.step_retry.is_some() || self.looking != Looking::No {
             return;
         }
         let Some(plan) = self.due_plan(self.life.head) else { return };

@@ -21,6 +21,8 @@ impl Machine {
             _ if leaving && self.error.is_some() => "error",
             _ if leaving => "stopping",
             State::Up if self.step.is_none() || self.on_trial() => "running",
+            // The pause before the new release starts belongs to the upgrade, the one after it ended by itself does not.
+            State::Deciding(_) | State::Backoff { .. } if self.switched.is_none() => "crashed",
             _ if upgrading => "upgrading",
             State::Up => "running",
             State::Boot | State::Starting => "starting",

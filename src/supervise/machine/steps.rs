@@ -25,10 +25,11 @@ impl Machine {
             Ok(Report::Stepped(journal)) => {
                 let before = std::mem::replace(&mut self.journal, journal.map(|j| *j));
                 self.step_failures = 0;
-                self.step_worked(&step, before, out);
-                if matches!(self.looking, Looking::No) {
+                // What follows is decided on what is read after this step.
+                if self.looking == Looking::No {
                     self.ask_look(out);
                 }
+                self.step_worked(&step, before, out);
             }
             Ok(_) => self.step_failed(step, "no report came".to_owned(), out),
             Err(why) => self.step_failed(step, why, out),
@@ -89,7 +90,6 @@ impl Machine {
                     self.current = Some(journal.from);
                 }
             }
-            Step::Pass(_) => {}
         }
         match self.state.clone() {
             State::Working { then: Then::Go } => match step {
@@ -107,8 +107,7 @@ impl Machine {
                 | Step::Commit
                 | Step::TurnBack { .. }
                 | Step::Back
-                | Step::Undo { .. }
-                | Step::Pass(_) => self.go(out),
+                | Step::Undo { .. } => self.go(out),
             },
             State::Working { then } => self.settle(then, out),
             State::Deciding(_) => self.decide(out),
@@ -135,7 +134,6 @@ impl Machine {
             Step::Commit => "the upgrade cannot be committed".to_owned(),
             Step::TurnBack { .. } | Step::Back => "the upgrade cannot be taken back".to_owned(),
             Step::Undo { .. } => "the revert cannot begin".to_owned(),
-            Step::Pass(_) => "past plans cannot be written down".to_owned(),
         };
         say(out, Level::Error, format!("{what}: {why}"));
         let leaving = matches!(self.state, State::Working { then: Then::Exit(_) });
@@ -180,7 +178,7 @@ impl Machine {
                 let pause = if self.step_failures < STEP_TRIES { 1 } else { 10 };
                 self.step_retry = Some((self.now + Duration::from_secs(pause), step));
             }
-            Step::Prove { .. } | Step::Commit | Step::Pass(_) => {
+            Step::Prove { .. } | Step::Commit => {
                 self.step_retry = Some((self.now + Duration::from_secs(10), step));
                 self.decide(out);
             }
