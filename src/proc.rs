@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -38,7 +39,7 @@ struct Stat {
 }
 
 fn stat(path: &str) -> Option<Stat> {
-    let text = fs::read(path).ok()?;
+    let text = read_small(path)?;
     // The command may hold spaces and brackets: the fields begin behind the last one.
     let end = text.iter().rposition(|&b| b == b')')?;
     let pid = std::str::from_utf8(text.get(..text.iter().position(|&b| b == b' ')?)?).ok()?.parse().ok()?;
@@ -53,6 +54,14 @@ fn stat(path: &str) -> Option<Stat> {
         ticks: number(11)? + number(12)?,
         start_time: number(19)?,
     })
+}
+
+/// A file of /proc that fits into one read, which makes it one consistent look.
+fn read_small(path: &str) -> Option<Vec<u8>> {
+    let mut text = vec![0; 4096];
+    let n = fs::File::open(path).ok()?.read(&mut text).ok()?;
+    text.truncate(n);
+    Some(text)
 }
 
 fn pids() -> impl Iterator<Item = u32> {
@@ -161,7 +170,7 @@ fn listening_inode(line: &str, port: u16) -> Option<u64> {
 
 /// Those of these signals that this process was started with as blocked, and as ignored.
 pub fn inherited_signals() -> (u64, u64) {
-    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let text = read_small("/proc/self/status").and_then(|text| String::from_utf8(text).ok()).unwrap_or_default();
     let mask = |key: &str| {
         text.lines()
             .find_map(|line| line.strip_prefix(key))

@@ -176,6 +176,9 @@ fn count_start(home: &Home, release: &Release) -> Result<u32> {
 /// A home that had a head and now has an empty data directory is a disk that was not mounted.
 fn guard(home: &Home, data_dir: &Path) -> Result<()> {
     let known = look::read_known(home);
+    if known.head.as_ref().is_none_or(|head| head.number == 0) {
+        return Ok(());
+    }
     let empty = fs::read_dir(data_dir)
         .map_or(true, |mut entries| !entries.any(|e| e.is_ok_and(|e| !look::is_ours_in_data(&e.path()))));
     match known.head {

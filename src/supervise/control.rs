@@ -23,8 +23,8 @@ const CLIENTS_MAX: usize = 16;
 /// How long a client may take to say its request, or to take its reply.
 const CLIENT_TIME: Duration = Duration::from_secs(5);
 
-/// The same when every place is taken and others wait to be accepted: who says nothing makes room.
-const CROWDED_TIME: Duration = Duration::from_millis(20);
+/// The same when there is no place, or no descriptor, for who waits to be accepted: who says nothing makes room.
+const CROWDED_TIME: Duration = Duration::from_millis(100);
 
 /// After a failed accept (no descriptors left) the listener rests for so long.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
@@ -151,7 +151,8 @@ impl Control {
     }
 
     fn patience(&self) -> Duration {
-        if self.clients.len() < CLIENTS_MAX { CLIENT_TIME } else { CROWDED_TIME }
+        let crowded = self.clients.len() >= CLIENTS_MAX || self.rests_until.is_some();
+        if crowded { CROWDED_TIME } else { CLIENT_TIME }
     }
 
     /// When a client has taken too long, or the listener has rested.

@@ -193,7 +193,8 @@ fn a_stop_while_the_node_is_being_started_ends_in_good_order() {
     let socket = |home: &Home| home.own("control.sock").exists();
     let held = |home: &Home| !home.holders().is_empty();
     let began = |home: &Home| home.events("start").len() > home.events("term").len();
-    let moments: [(&str, fn(&Home) -> bool); 3] =
+    type Moment = fn(&Home) -> bool;
+    let moments: [(&str, Moment); 3] =
         [("its socket is there", socket), ("somebody has the data", held), ("the node began", began)];
     for (why, moment) in moments {
         let mut visor = home.supervise(&[], &[]);

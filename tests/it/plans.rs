@@ -117,7 +117,6 @@ fn files_that_are_no_plan_change_nothing_and_are_named_in_status_and_once_in_the
     symlink("/dev/zero", path("device")).unwrap();
     symlink("nowhere", path("dangles")).unwrap();
     symlink("upgrade-info.json", path("loop")).unwrap();
-    drop(path);
     names.sort();
     let before = home.tree();
 

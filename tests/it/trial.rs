@@ -168,8 +168,8 @@ fn deaths_in_a_trial_count_although_the_supervisor_died_first() {
         }
         home.until_status("v2 runs", |s| s["release"] == "v2" && s["upgrade"]["phase"] == "trial");
         let node = until("v2 was started", || {
-            let starts: Vec<_> = home.events("start").into_iter().filter(|e| e[2] == "v2").collect();
-            starts.get(usize::try_from(starts.len()).unwrap() - 1).map(|e| e[1].parse::<u32>().unwrap())
+            let all: Vec<_> = home.events("start").into_iter().filter(|e| e[2] == "v2").collect();
+            (all.len() == starts).then(|| all[starts - 1][1].parse::<u32>().unwrap())
         });
         visor.kill();
         until("the node ends with its supervisor", || (!lives(node)).then_some(()));

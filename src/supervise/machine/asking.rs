@@ -19,7 +19,10 @@ impl Machine {
     /// Something changed: look now, but not all the time where things change all the time.
     pub(super) fn want_look(&mut self) {
         self.look_wanted = true;
-        let pause = LOOK_PAUSE.min(self.config.poll_interval);
+        // A directory and the file in it, an installed release and its plan: a few in a row are looked at as they come.
+        let calm = self.looked_last.is_none_or(|last| self.now.saturating_sub(last) >= CALM_LOOKS);
+        self.looks_in_row = if calm { 0 } else { self.looks_in_row + 1 };
+        let pause = if self.looks_in_row < QUICK_LOOKS { Duration::ZERO } else { LOOK_PAUSE };
         let soon = self.looked_last.map_or(self.now, |last| self.now.max(last + pause));
         self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
     }

@@ -301,6 +301,7 @@ pub struct Machine {
     looking: Looking,
     look_wanted: bool,
     looked_last: Option<Now>,
+    looks_in_row: u32,
     /// The life whose node is being asked (its launch).
     probing: Option<Now>,
     staging: Option<Release>,
@@ -357,6 +358,9 @@ const LOOK_PATIENCE: Duration = Duration::from_millis(500);
 const SAFEGUARD_LOOK: Duration = Duration::from_secs(30);
 /// The shortest pause between two looks that changed files ask for.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
+/// How many in a row are made without it, and after which time without any a row begins anew.
+const QUICK_LOOKS: u32 = 8;
+const CALM_LOOKS: Duration = Duration::from_secs(1);
 /// How long a step that is under way may hold up the end of the program.
 const STEP_TIME: Duration = Duration::from_secs(10);
 
@@ -384,6 +388,7 @@ impl Machine {
             looking: Looking::No,
             look_wanted: false,
             looked_last: None,
+            looks_in_row: 0,
             probing: None,
             staging: None,
             staged: BTreeMap::new(),
