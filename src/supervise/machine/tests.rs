@@ -617,59 +617,60 @@ impl World {
                 .take(300)
                 .collect(),
         );
-        let effects = self.drive.feed(event);
-        let mut more = Vec::new();
-        for effect in effects {
+        for effect in self.drive.feed(event) {
             self.trail.push(format!("    {}", short(std::slice::from_ref(&effect))));
-            match effect {
-                Effect::Launch(_) => {
-                    assert!(self.node.is_none(), "two nodes");
-                    let moves = |job: &Job| matches!(job, Job::Step(step) if matches!(**step, Step::Switch { .. } | Step::Back));
-                    assert!(!self.jobs.values().any(moves), "a node is started while the link moves");
-                    assert!(!self.jobs.contains_key(&Role::Clear), "a node is started while the data is being cleared");
-                    self.node = Some(Sim { runs: false, terms: 0, deaf: false });
-                }
-                Effect::Start(role, job) => {
-                    if let Job::Step(step) = &job {
-                        if let Step::Switch { .. } = **step {
-                            assert!(self.node.is_none(), "the link moves under a node");
-                        }
-                        if let Step::Back = **step {
-                            let there = self.current == "genesis";
-                            assert!(self.node.is_none() || there, "the link moves back under a node");
-                        }
-                    }
-                    assert!(role == Role::Reload || !self.jobs.contains_key(&role), "two of {role:?}");
-                    self.jobs.insert(role, job);
-                }
-                Effect::Terminate(Role::Node) => {
-                    let node = self.node.as_mut().expect("TERM without a node");
-                    node.terms += 1;
-                    assert_eq!(node.terms, 1, "TERM twice");
-                }
-                Effect::Kill(Role::Node) => {
-                    assert!(self.node.is_none_or(|n| n.terms > 0), "KILL before TERM");
-                    if self.node.take().is_some() {
-                        more.push(Event::Ended(Exit::Signal(9)));
-                    }
-                }
-                Effect::Kill(role) => {
-                    if self.jobs.remove(&role).is_some() {
-                        more.push(Event::Done(role, Err("killed".to_owned())));
-                    }
-                }
-                Effect::Sample(_) => more.push(Event::Sample(Counters::default())),
-                Effect::Watch(_) => more.push(Event::Watching(true)),
-                Effect::Exit(code, ..) => {
-                    assert!(self.node.is_none(), "it leaves a node behind");
-                    self.left = Some(code);
-                }
-                Effect::Terminate(_) | Effect::Reply(..) | Effect::Ready | Effect::Log(..) => {}
+            let more = self.perform(effect);
+            if let Some(event) = more {
+                self.feed(event);
             }
         }
-        for event in more {
-            self.feed(event);
+    }
+
+    /// Carries out an effect, and sees what must never be.
+    fn perform(&mut self, effect: Effect) -> Option<Event> {
+        match effect {
+            Effect::Launch(_) => {
+                assert!(self.node.is_none(), "two nodes");
+                let moves =
+                    |job: &Job| matches!(job, Job::Step(step) if matches!(**step, Step::Switch { .. } | Step::Back));
+                assert!(!self.jobs.values().any(moves), "a node is started while the link moves");
+                assert!(!self.jobs.contains_key(&Role::Clear), "a node is started while the data is being cleared");
+                self.node = Some(Sim { runs: false, terms: 0, deaf: false });
+            }
+            Effect::Start(role, job) => {
+                if let Job::Step(step) = &job {
+                    if let Step::Switch { .. } = **step {
+                        assert!(self.node.is_none(), "the link moves under a node");
+                    }
+                    if let Step::Back = **step {
+                        let there = self.current == "genesis";
+                        assert!(self.node.is_none() || there, "the link moves back under a node");
+                    }
+                }
+                assert!(role == Role::Reload || !self.jobs.contains_key(&role), "two of {role:?}");
+                self.jobs.insert(role, job);
+            }
+            Effect::Terminate(Role::Node) => {
+                let node = self.node.as_mut().expect("TERM without a node");
+                node.terms += 1;
+                assert_eq!(node.terms, 1, "TERM twice");
+            }
+            Effect::Kill(Role::Node) => {
+                assert!(self.node.is_none_or(|n| n.terms > 0), "KILL before TERM");
+                return self.node.take().map(|_| Event::Ended(Exit::Signal(9)));
+            }
+            Effect::Kill(role) => {
+                return self.jobs.remove(&role).map(|_| Event::Done(role, Err("killed".to_owned())));
+            }
+            Effect::Sample(_) => return Some(Event::Sample(Counters::default())),
+            Effect::Watch(_) => return Some(Event::Watching(true)),
+            Effect::Exit(code, ..) => {
+                assert!(self.node.is_none(), "it leaves a node behind");
+                self.left = Some(code);
+            }
+            Effect::Terminate(_) | Effect::Reply(..) | Effect::Ready | Effect::Log(..) => {}
         }
+        None
     }
 
     /// What a step does to the disk; now and then it fails, or is done and killed before it can say so.
@@ -857,5 +858,38 @@ fn whatever_the_order_of_events_there_is_one_node_at_most_and_term_leads_to_the_
     if std::env::var_os("WEMIXVISOR_SEED").is_none() {
         assert!(finished.len() >= 4, "{finished:?}");
         assert!(left.contains_key(&0) && left.contains_key(&5), "{left:?}");
+    }
+}
+
+#[test]
+fn the_toy_world_sees_each_thing_that_must_never_be() {
+    let switch = || Effect::Start(Role::Step, Job::Step(Box::new(Step::Switch { stop_ms: None, clean_stop: None })));
+    let launch = || Effect::Launch(Vec::new());
+    let term = || Effect::Terminate(Role::Node);
+    let look = || Effect::Start(Role::Look, Job::Look);
+    let clear = || {
+        let spec = clear::Spec { kill: false, ended: None, starts: None };
+        Effect::Start(Role::Clear, Job::Clear(spec))
+    };
+    for (seen, wrong) in [
+        ("two nodes", vec![launch(), launch()]),
+        ("a node is started while the link moves", vec![switch(), launch()]),
+        ("a node is started while the data is being cleared", vec![clear(), launch()]),
+        ("the link moves under a node", vec![launch(), switch()]),
+        ("two of Look", vec![look(), look()]),
+        ("TERM twice", vec![launch(), term(), term()]),
+        ("KILL before TERM", vec![launch(), Effect::Kill(Role::Node)]),
+        ("it leaves a node behind", vec![launch(), Effect::Exit(0, "stopped", String::new())]),
+    ] {
+        let mut world = World::new(1);
+        let walked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            for effect in wrong {
+                world.perform(effect);
+            }
+        }));
+        let panic = walked.expect_err(seen);
+        let text =
+            panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
+        assert!(text.as_deref().is_some_and(|text| text.contains(seen)), "{seen}: {text:?}");
     }
 }
