@@ -246,7 +246,9 @@ impl Home {
         let meta = match fs::symlink_metadata(&link) {
             Ok(meta) => meta,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return Err(format!("{shown} is missing: `wemixvisor init` makes it point at genesis"));
+                return Err(format!(
+                    "{shown} is missing: set it to the release that ran last with `ln -sfn upgrades/NAME {shown}` (in a new home `wemixvisor init` makes it point at genesis)"
+                ));
             }
             Err(e) => return Err(format!("cannot read {shown}: {e}")),
         };

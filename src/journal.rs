@@ -180,7 +180,10 @@ impl Identity {
         };
         differs("chain id", &self.chain_id, &earlier.chain_id)
             .or_else(|| differs("the genesis block", &self.genesis, &earlier.genesis))
-            .or_else(|| differs("the node's identity", &self.node, &earlier.node))
+            .or_else(|| {
+                same_kind(&self.node, &earlier.node)
+                    .then(|| differs("the node's identity", &self.node, &earlier.node))?
+            })
     }
 
     /// What is known of either, the newer first.
@@ -191,6 +194,12 @@ impl Identity {
             node: self.node.or_else(|| earlier.node.clone()),
         }
     }
+}
+
+/// Whether two names of a node are of one kind: `id:…` or `address:…`. A release may offer one and not the other.
+fn same_kind(one: &Option<String>, other: &Option<String>) -> bool {
+    let kind = |name: &Option<String>| name.as_deref().and_then(|n| n.split_once(':')).map(|(kind, _)| kind.to_owned());
+    kind(one) == kind(other)
 }
 
 /// The highest block that the node's own RPC has told.

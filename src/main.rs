@@ -37,6 +37,7 @@ fn main() -> ExitCode {
 fn dispatch(said: Invocation) -> Result<ExitCode> {
     let flags = Flags { settings: said.settings, config_file: said.config_file };
     let context = |flags: Flags| Context::new(flags, said.json, said.quiet);
+    let to_ask = |flags: Flags| Context::to_ask(flags, said.json, said.quiet);
     let done = |result: Result<()>| result.map(|()| ExitCode::SUCCESS);
     match said.command {
         Command::Worker => Ok(job::worker()),
@@ -52,9 +53,9 @@ fn dispatch(said: Invocation) -> Result<ExitCode> {
         Command::Init { binary } => done(commands::init::init(&context(flags)?, binary.as_deref())),
         Command::Run { args } => commands::run::run(context(flags)?, args),
         Command::Start { args } => commands::run::start(&context(flags)?, args),
-        Command::Stop { now } => commands::run::stop(&context(flags)?, now),
+        Command::Stop { now } => commands::run::stop(&to_ask(flags)?, now),
         Command::Restart { args } => commands::run::restart(&context(flags)?, args),
-        Command::Status { check } => commands::status::status(&context(flags)?, check),
+        Command::Status { check } => commands::status::status(&to_ask(flags)?, check),
         Command::Version => done(commands::version::version(&context(flags)?)),
         Command::Upgrade(upgrade) => commands::upgrade::upgrade(&context(flags)?, &upgrade),
         Command::Config(ConfigCommand::Show) => {

@@ -8,7 +8,9 @@ use super::{Context, answer};
 use crate::config::{Origin, commented_file};
 use crate::error::{Code, Error, OnFile, Result};
 use crate::home::{Home, Owner, Release};
-use crate::job::{check, durable};
+use crate::job::shim::read_record;
+use crate::job::{check, durable, look};
+use crate::journal::Outcome;
 
 /// Lays out the home; with a binary, installs it as the genesis release.
 pub fn init(context: &Context, binary: Option<&Path>) -> Result<()> {
@@ -22,6 +24,15 @@ pub fn init(context: &Context, binary: Option<&Path>) -> Result<()> {
     if let Some(binary) = binary {
         check::executable_file(binary).map_err(Error::usage)?;
         installable(&home, binary)?;
+    }
+    if home.current().symlink_metadata().is_err()
+        && let Some(last) = ran_last(&home).filter(|last| *last != Release::Genesis)
+    {
+        return Err(Error::refused(format!(
+            "{} is missing, but release {last} ran here last: `ln -sfn upgrades/{last} {}` brings it back",
+            home.current().display(),
+            home.current().display()
+        )));
     }
     let owner = owner(&home)?;
     for dir in [home.root().to_path_buf(), home.data()] {
@@ -53,6 +64,14 @@ pub fn init(context: &Context, binary: Option<&Path>) -> Result<()> {
         format!("put the node's binary at {}", genesis.display())
     };
     answer(&format!("{} is ready: {next}", home.root().display()))
+}
+
+/// The release that ran in this home last, as far as anything tells.
+fn ran_last(home: &Home) -> Option<Release> {
+    let record = read_record(home).map(|record| record.release);
+    let known = || look::read_known(home).head.map(|head| head.release);
+    let history = || look::read_history(home).into_iter().rev().find(|h| h.result == Outcome::Committed).map(|h| h.to);
+    record.or_else(known).or_else(history)
 }
 
 /// Whether something other than the default says the binary's name.

@@ -42,6 +42,20 @@ impl Context {
         Ok(context)
     }
 
+    /// The same for who only asks a supervisor: a broken file must not keep anybody from `stop` and `status`.
+    pub fn to_ask(flags: Flags, json: bool, quiet: bool) -> Result<Context> {
+        Context::new(flags.clone(), json, quiet).or_else(|error| {
+            let without = Flags { config_file: Some(std::path::PathBuf::from("/dev/null")), ..flags };
+            let context = Context::new(without, json, quiet).map_err(|_| error.clone())?;
+            if !context.home.dir().is_dir() {
+                return Err(error);
+            }
+            context
+                .note(&format!("warning: going on without the home's settings: {}", error.message.replace('\n', "; ")));
+            Ok(context)
+        })
+    }
+
     /// The home must have been laid out.
     pub fn laid_out(&self) -> Result<()> {
         let root = self.home.root().display();

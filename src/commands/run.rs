@@ -13,7 +13,7 @@ use super::{Context, answer, client};
 use crate::error::{Code, Error, OnFile, Result};
 use crate::home::Home;
 use crate::job::shim::{last_lines, read_record};
-use crate::job::{Flags, check, durable, look};
+use crate::job::{Flags, check, clear, durable, look};
 use crate::journal::{Last, rfc3339, unix_now};
 use crate::proc;
 use crate::supervise::control::Request;
@@ -205,23 +205,63 @@ pub fn start(context: &Context, args: Vec<String>) -> Result<ExitCode> {
 pub fn stop(context: &Context, now: bool) -> Result<ExitCode> {
     context.laid_out()?;
     let home = &context.home;
-    if client::ask(home, &Request::Stop { now })?.is_none() {
-        answer("nothing runs")?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    let began = Instant::now();
-    let mut next = Duration::from_secs(3);
-    while client::supervisor(home).is_some() {
+    let who = client::supervisor(home);
+    let asked = client::ask(home, &Request::Stop { now })?.is_some();
+    let mut progress = Progress { context, began: Instant::now(), next: Duration::from_secs(3) };
+    // One that another starts right after it is not meant.
+    while asked && client::supervisor(home).is_some_and(|pid| Some(pid) == who) {
         std::thread::sleep(Duration::from_millis(20));
-        if began.elapsed() >= next {
-            next += Duration::from_secs(5);
-            let waits = client::ask(home, &Request::Status).ok().flatten();
-            let what = waits.as_ref().and_then(|s| s.get("waits_for")?.as_str()).unwrap_or("the supervisor to end");
-            context.note(&format!("waiting for {what}, {} s", began.elapsed().as_secs()));
+        progress.tell(|| {
+            let status = client::ask(home, &Request::Status).ok().flatten();
+            status.and_then(|s| Some(s.get("waits_for")?.as_str()?.to_owned()))
+        });
+    }
+    let left = client::supervisor(home).is_none() && wait_for_the_data(home, now, &mut progress)?;
+    answer(if asked || left { "stopped" } else { "nothing runs" })?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says from time to time what is waited for.
+struct Progress<'a> {
+    context: &'a Context,
+    began: Instant,
+    next: Duration,
+}
+
+impl Progress<'_> {
+    fn tell(&mut self, what: impl FnOnce() -> Option<String>) {
+        let waited = self.began.elapsed();
+        if waited >= self.next {
+            self.next += Duration::from_secs(5);
+            let what = what().unwrap_or_else(|| "the supervisor to end".to_owned());
+            self.context.note(&format!("waiting for {what}, {} s", waited.as_secs()));
         }
     }
-    answer("stopped")?;
-    Ok(ExitCode::SUCCESS)
+}
+
+/// A supervisor that was killed leaves its node, which got TERM by that: nothing is stopped before it is gone. True when
+/// there was one to wait for.
+fn wait_for_the_data(home: &Home, now: bool, progress: &mut Progress) -> Result<bool> {
+    let Ok(lock) = File::open(home.data_lock()) else { return Ok(false) };
+    let mut waited = false;
+    while lock.try_lock_shared().is_err() {
+        let holders = clear::holders(home);
+        if now {
+            holders.iter().for_each(|holder| clear::send(holder, rustix::process::Signal::KILL));
+        } else if !waited && !holders.is_empty() {
+            progress.context.note(&format!(
+                "no supervisor runs, but {} holds the data: it was told to end when its supervisor died (`stop --now` ends it at once)",
+                clear::list(&holders)
+            ));
+        }
+        waited = true;
+        if progress.began.elapsed() > progress.context.config.shutdown_limit {
+            return Err(Error::failed(format!("{} still holds the data: `stop --now` ends it", clear::list(&holders))));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        progress.tell(|| Some(format!("{} to end", clear::list(&holders))));
+    }
+    Ok(waited)
 }
 
 /// Restarts the node gently; where nothing runs, starts it.

@@ -8,8 +8,9 @@ use serde_json::{Value, json};
 use super::{Context, answer, client, paint};
 use crate::error::{Code, Result};
 use crate::home::Home;
-use crate::job::look::{read_history, read_known};
+use crate::job::look::{self, read_history, read_known};
 use crate::job::shim::read_record;
+use crate::journal::{Stage, rfc3339, unix_now};
 use crate::proc;
 use crate::supervise::control::Request;
 
@@ -40,7 +41,13 @@ fn without_supervisor(context: &Context) -> Value {
     let record = read_record(home);
     let lives =
         record.as_ref().filter(|r| r.boot_id == proc::boot_id() && proc::start_time(r.pid) == Some(r.start_time));
-    let unseen = record.as_ref().is_some_and(|r| r.ended.is_none());
+    // A supervisor that left by itself after this start saw its end.
+    let left = |started: u64| known.last.as_ref().is_some_and(|last| last.time >= rfc3339(started));
+    let unseen = record.as_ref().is_some_and(|r| r.ended.is_none() && !left(r.started));
+    let upgrade = look::read_journal(home).ok().flatten().map(|journal| {
+        json!({"name": journal.name, "height": journal.height, "phase": phase_word(journal.stage),
+            "waits_for": "the next start, which goes on with it", "eta_seconds": Value::Null, "progress": Value::Null})
+    });
     let (state, error) = match (lives, unseen, known.last) {
         (Some(record), _, _) => {
             ("crashed", Some(format!("the supervisor died; its node (pid {}) still lives", record.pid)))
@@ -63,7 +70,7 @@ fn without_supervisor(context: &Context) -> Value {
         "network": context.config.network,
         "binary": home.current_binary(),
         "version": known.client_version,
-        "health": {"healthy": false, "timestamp": crate::journal::rfc3339(crate::journal::unix_now()), "checks": {}},
+        "health": {"healthy": false, "timestamp": rfc3339(unix_now()), "checks": {}},
         "release": home.current_release().ok().map(|release| release.to_string()),
         "height": known.head.map(|head| head.number),
         "head_known": false,
@@ -71,7 +78,7 @@ fn without_supervisor(context: &Context) -> Value {
         "args": record.map(|r| r.args).unwrap_or_default(),
         "hold": Value::Null,
         "waits_for": Value::Null,
-        "upgrade": Value::Null,
+        "upgrade": upgrade,
         "plans": [],
         "plan_errors": [],
         "last_upgrade": last.map(|h| json!({"name": h.name, "result": h.result, "reason": h.reason, "finished": h.finished, "backup": h.backup, "downtime_ms": h.downtime_ms})),
@@ -79,6 +86,14 @@ fn without_supervisor(context: &Context) -> Value {
         "readiness": [],
         "error": error,
     })
+}
+
+fn phase_word(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Stop => "stopping",
+        Stage::Trial => "trial",
+        Stage::Back => "reverting",
+    }
 }
 
 fn text(context: &Context, status: &Value) -> String {

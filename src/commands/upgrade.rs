@@ -234,7 +234,15 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
         },
     };
     let (name, entry) = entry;
-    let staged = stage::stage(home, &stage::Spec { release: home.find(&name) });
+    let mut staged = stage::stage(home, &stage::Spec { release: home.find(&name) });
+    staged.checks.insert(
+        0,
+        stage::Check {
+            what: "current points at a release".to_owned(),
+            problem: home.current_release().err(),
+            remark: None,
+        },
+    );
     let head = client::head(home);
     let mut good = staged.problem().is_none();
     let mut outlook = Vec::new();

@@ -18,6 +18,9 @@ use crate::proc::{self, Holder};
 /// How often it looks again when nobody's end woke it.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
+/// After so many looks in vain the holder is one that cannot be seen from here.
+const UNSEEN_LOOKS: u32 = 20;
+
 /// What to do with who holds the data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Spec {
@@ -49,9 +52,12 @@ pub fn clear(home: &Home, spec: &Spec) -> Result<()> {
     let lock = open_lock(home)?;
     let mut signalled: BTreeSet<(u32, u64)> = BTreeSet::new();
     let mut told: Vec<Holder> = Vec::new();
+    let mut unseen = 0;
     while lock.try_lock().is_err() {
         let holders = holders(home);
-        if holders != told && !holders.is_empty() {
+        unseen = if holders.is_empty() { unseen + 1 } else { 0 };
+        // Somebody who cannot be seen is told of after a second: for a moment it is only who lets go just now.
+        if (holders != told && !holders.is_empty()) || unseen == UNSEEN_LOOKS {
             told.clone_from(&holders);
             say(&Line::Note(Note::Holders(holders.clone())));
         }
@@ -74,11 +80,16 @@ pub fn clear(home: &Home, spec: &Spec) -> Result<()> {
         && let Some(mut journal) = look::read_journal(home)?.filter(|j| j.stage == Stage::Trial && j.starts > starts)
     {
         journal.starts = starts;
-        step::write_journal(home, &journal)?;
+        // Neither of these two is worth a node that cannot be stopped or started: a full disk is only told.
+        if let Err(e) = step::write_journal(home, &journal) {
+            say(&Line::Note(Note::Warning(e.message)));
+        }
     }
     if let Some(mut record) = read_record(home).filter(|r| r.ended.is_none()) {
         record.ended = Some(spec.ended.clone().unwrap_or_else(|| "nobody saw how".to_owned()));
-        write_record(&lock, &home.data_lock(), &record, false)?;
+        if let Err(e) = write_record(&lock, &home.data_lock(), &record, false) {
+            say(&Line::Note(Note::Warning(e.message)));
+        }
     }
     Ok(())
 }
@@ -87,8 +98,16 @@ fn is_the_node(holder: &Holder, record: Option<&Record>) -> bool {
     record.is_some_and(|r| r.pid == holder.pid && r.start_time == holder.start_time && r.death_signal)
 }
 
+/// Holders by name and number, for a line.
+pub fn list(holders: &[Holder]) -> String {
+    if holders.is_empty() {
+        return "a process that cannot be seen from here".to_owned();
+    }
+    holders.iter().map(|h| format!("{} (pid {})", h.command, h.pid)).collect::<Vec<_>>().join(", ")
+}
+
 /// Signals through a pidfd, opened before the process is looked at once more: its number cannot change owner in between.
-fn send(holder: &Holder, signal: Signal) {
+pub fn send(holder: &Holder, signal: Signal) {
     let Some(pid) = i32::try_from(holder.pid).ok().and_then(Pid::from_raw) else { return };
     if let Ok(fd) = pidfd_open(pid, PidfdFlags::empty())
         && proc::start_time(holder.pid) == Some(holder.start_time)

@@ -25,22 +25,51 @@ pub fn give(path: &Path, owner: Owner) -> Result<()> {
 
 /// Replaces a file's content atomically: a temporary file beside it, synced, renamed over it, directory synced.
 pub fn replace_file(path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<()> {
-    let tmp = temporary(path)?;
-    remove_leftover(&tmp)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&tmp).on("create", &tmp)?;
-    give(&tmp, owner)?;
-    file.write_all(content).and_then(|()| file.sync_all()).on("write", &tmp)?;
-    rename(&tmp, path)
+    Prepared::new(path, content, mode, owner)?.commit()
+}
+
+/// Does what makes a temporary file; when that fails, the room that it took is given back.
+fn clearing(tmp: &Path, make: impl FnOnce() -> Result<()>) -> Result<()> {
+    make().inspect_err(|_| {
+        let _ = fs::remove_file(tmp);
+    })
+}
+
+/// A file that is written and synced under its temporary name: only its rename is left, which needs no room.
+pub struct Prepared {
+    tmp: PathBuf,
+    path: PathBuf,
+}
+
+impl Prepared {
+    /// Writes and syncs the content beside the file that it will replace.
+    pub fn new(path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<Prepared> {
+        let tmp = temporary(path)?;
+        remove_leftover(&tmp)?;
+        clearing(&tmp, || {
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&tmp).on("create", &tmp)?;
+            give(&tmp, owner)?;
+            file.write_all(content).and_then(|()| file.sync_all()).on("write", &tmp)
+        })?;
+        Ok(Prepared { tmp, path: path.to_owned() })
+    }
+
+    /// Gives it its final name.
+    pub fn commit(self) -> Result<()> {
+        rename(&self.tmp, &self.path)
+    }
 }
 
 /// The same without any sync: for what may be older after a power loss, but never half.
 pub fn replace_file_unsynced(path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<()> {
     let tmp = temporary(path)?;
     remove_leftover(&tmp)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&tmp).on("create", &tmp)?;
-    give(&tmp, owner)?;
-    file.write_all(content).on("write", &tmp)?;
-    fs::rename(&tmp, path).on("replace", path)
+    clearing(&tmp, || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&tmp).on("create", &tmp)?;
+        give(&tmp, owner)?;
+        file.write_all(content).on("write", &tmp)?;
+        fs::rename(&tmp, path).on("replace", path)
+    })
 }
 
 /// Replaces a symbolic link atomically.
@@ -57,13 +86,15 @@ pub fn install_file(from: &Path, path: &Path, mode: u32, owner: Owner) -> Result
     let tmp = temporary(path)?;
     remove_leftover(&tmp)?;
     let mut source = File::open(from).on("read", from)?;
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&tmp).on("create", &tmp)?;
-    give(&tmp, owner)?;
-    // The umask must not take the execute bit from a release.
-    fs::set_permissions(&tmp, std::os::unix::fs::PermissionsExt::from_mode(mode)).on("set the mode of", &tmp)?;
-    std::io::copy(&mut source, &mut file).and_then(|_| file.sync_all()).on("write", &tmp)?;
-    drop(file);
-    rename(&tmp, path)
+    clearing(&tmp, || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&tmp).on("create", &tmp)?;
+        give(&tmp, owner)?;
+        // The umask must not take the execute bit from a release.
+        fs::set_permissions(&tmp, std::os::unix::fs::PermissionsExt::from_mode(mode)).on("set the mode of", &tmp)?;
+        std::io::copy(&mut source, &mut file).and_then(|_| file.sync_all()).on("write", &tmp)?;
+        drop(file);
+        rename(&tmp, path)
+    })
 }
 
 /// Removes a file, if there is one, and syncs its directory.

@@ -35,6 +35,8 @@ pub struct Survey {
     pub last: Option<History>,
     /// The last known state.
     pub known: Known,
+    /// Why it is not known although there is one.
+    pub known_error: Option<String>,
     /// Who was started last.
     pub record: Option<Record>,
     /// The directories whose changes matter.
@@ -65,6 +67,7 @@ pub fn look(home: &Home) -> Survey {
         errors,
         last: history.last().cloned(),
         known: read_known(home),
+        known_error: try_known(home).err().map(|e| e.message),
         record: read_record(home),
         watch: watched(home),
         watchable: watchable(&home.data()) && watchable(&home.dir()),
@@ -75,7 +78,10 @@ pub fn look(home: &Home) -> Survey {
 pub fn read_journal(home: &Home) -> Result<Option<Journal>> {
     let path = home.journal();
     match fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).on("understand the journal", &path),
+        Ok(text) => serde_json::from_slice(&text).map(Some).on("understand the journal", &path).map_err(|e| {
+            let advice = "see which release `current` points at: if that is the one to run, move the journal away";
+            Error::failed(format!("{e}; {advice}"))
+        }),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).on("read", &path),
     }
@@ -83,7 +89,17 @@ pub fn read_journal(home: &Home) -> Result<Option<Journal>> {
 
 /// The last known state; nothing is known when the file is not there or not whole.
 pub fn read_known(home: &Home) -> Known {
-    fs::read(home.state()).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    try_known(home).ok().flatten().unwrap_or_default()
+}
+
+/// The same, telling a file that is not there from one that cannot be understood.
+fn try_known(home: &Home) -> Result<Option<Known>> {
+    let path = home.state();
+    match fs::read(&path) {
+        Ok(text) => serde_json::from_slice(&text).map(Some).on("understand", &path),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).on("read", &path),
+    }
 }
 
 /// All finished upgrades, oldest first.

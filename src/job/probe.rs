@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::rpc::{Client, Failure, quantity};
-use super::{durable, look, step};
+use super::{Line, Note, durable, look, say, step};
 use crate::config::Address;
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Release};
@@ -60,7 +60,13 @@ pub fn probe(home: &Home, spec: &Spec) -> Result<Probed> {
         match ask(home, address, spec.identity) {
             Ok(probed) if probed.foreign.is_some() => foreign = foreign.or(Some(probed)),
             Ok(probed) => {
-                remember(home, spec, &probed)?;
+                if let Err(e) = remember(home, spec, &probed) {
+                    if !spec.initial.is_empty() {
+                        // The plans of a first start are judged on disk or not at all.
+                        return Err(e);
+                    }
+                    say(&Line::Note(Note::Warning(e.message)));
+                }
                 return Ok(probed);
             }
             Err(failure) => reasons.push(format!("{address}: {failure}")),
@@ -91,9 +97,12 @@ fn ask(home: &Home, address: &Address, identity: bool) -> std::result::Result<Pr
         let chain_id = text(optional("eth_chainId", json!([])));
         let genesis =
             text(optional("eth_getBlockByNumber", json!(["0x0", false])).and_then(|b| b.get("hash").cloned()));
-        // The validator's address where the node is one; else its p2p id. Both come from the same key.
-        let node = text(optional("istanbul_nodeAddress", json!([])))
-            .or_else(|| text(optional("admin_nodeInfo", json!([])).and_then(|info| info.get("id").cloned())));
+        // The p2p id of its key, which every release offers over IPC; else the validator's address. Two kinds of name are
+        // never compared.
+        let id = text(optional("admin_nodeInfo", json!([])).and_then(|info| info.get("id").cloned()));
+        let node = id
+            .map(|id| format!("id:{id}"))
+            .or_else(|| text(optional("istanbul_nodeAddress", json!([]))).map(|address| format!("address:{address}")));
         probed.identity = Some(Identity { chain_id, genesis, node });
     }
     Ok(probed)
@@ -145,7 +154,12 @@ fn remember(home: &Home, spec: &Spec, probed: &Probed) -> Result<()> {
     };
     let path = home.state();
     let text = serde_json::to_vec(&known).on("write", &path)?;
-    durable::replace_file_unsynced(&path, &text, 0o600, home.owner().on("read", home.root())?)
+    let owner = home.owner().on("read", home.root())?;
+    if before.head.is_none() {
+        // That there ever was a head must not be forgotten; which one it was may be.
+        return durable::replace_file(&path, &text, 0o600, owner);
+    }
+    durable::replace_file_unsynced(&path, &text, 0o600, owner)
 }
 
 #[cfg(test)]

@@ -93,7 +93,15 @@ fn prepare(spec: &Spec, args: &[String], report: &mut File) -> std::result::Resu
     }
     let release = spec.home.current_release().map_err(|e| Box::new(Note::Refused(e)))?;
     let binary = spec.home.current_binary();
-    let final_args = with_node_args(&spec.home, &release, args).map_err(refused)?;
+    let final_args = match with_node_args(&spec.home, &release, args) {
+        Ok(args) => args,
+        Err(e) => {
+            // The release's own fault, and so a start of it that failed.
+            let starts = count_start(&spec.home, &release).unwrap_or(0);
+            tell(report, Note::Recorded(Recorded { release, args: Vec::new(), starts }));
+            return Err(Box::new(Note::NotExecuted(e.message)));
+        }
+    };
     if !spec.allow_empty_data {
         let data_dir = spec.data_dir.clone().or_else(|| node_args::data_dir(&final_args));
         guard(&spec.home, &data_dir.unwrap_or_else(|| spec.home.data())).map_err(refused)?;
@@ -122,14 +130,14 @@ fn prepare(spec: &Spec, args: &[String], report: &mut File) -> std::result::Resu
 pub fn open_lock(home: &Home) -> Result<File> {
     let path = home.data_lock();
     let fresh = !path.exists();
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(&path)
-        .on("open", &path)?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    let file = match options.open(&path) {
+        // Locked it can be all the same.
+        Err(e) if e.kind() == std::io::ErrorKind::ReadOnlyFilesystem => File::open(&path),
+        opened => opened,
+    }
+    .on("open", &path)?;
     if fresh && let Ok(owner) = home.owner() {
         durable::give(&path, owner)?;
     }
@@ -144,7 +152,9 @@ pub fn read_record(home: &Home) -> Option<Record> {
 /// Writes the record into the data lock, in place: only its holder does, and a torn one is no record.
 pub fn write_record(mut lock: &File, path: &Path, record: &Record, sync: bool) -> Result<()> {
     let text = serde_json::to_string(record).on("write", path)?;
-    lock.rewind().and_then(|()| lock.set_len(0)).and_then(|()| lock.write_all(text.as_bytes())).on("write", path)?;
+    // Cut after it was written over: a full disk must not cost the old record.
+    let len = text.len() as u64;
+    lock.rewind().and_then(|()| lock.write_all(text.as_bytes())).and_then(|()| lock.set_len(len)).on("write", path)?;
     if sync { lock.sync_data().on("sync", path) } else { Ok(()) }
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use super::shim::open_lock;
-use super::{durable, look};
+use super::{check, durable, look};
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Name, Release};
 use crate::journal::{History, Identity, Journal, Outcome, Passed, Phases, Stage, rfc3339, unix_now};
@@ -57,6 +57,8 @@ pub enum Step {
 pub struct Begin {
     /// Its name.
     pub name: Name,
+    /// The release that runs, to which a revert goes back; none runs: the one that `current` points at.
+    pub from: Option<Release>,
     /// The release that it brings.
     pub to: Release,
     /// The plan's height; none without a plan.
@@ -87,6 +89,9 @@ pub fn carry_out(home: &Home, step: Step) -> Result<Option<Journal>> {
         Step::Commit => journal.map_or(Ok(()), |journal| finish(home, &journal, Outcome::Committed, "")).map(|()| None),
         Step::TurnBack { outcome, reason } => {
             let mut journal = under_way(journal)?;
+            if !is_runnable(home, &journal.from) {
+                return Err(Error::failed(format!("{} is gone: put it back", home.binary(&journal.from).display())));
+            }
             journal.stage = Stage::Back;
             journal.back = Some((outcome, reason));
             write_journal(home, &journal)?;
@@ -124,7 +129,7 @@ fn begin(home: &Home, journal: Option<Journal>, begin: Begin) -> Result<Journal>
         id: format!("{}-{begun}-{}", begin.name, std::process::id()),
         name: begin.name,
         stage: Stage::Stop,
-        from: home.current_release().map_err(Error::failed)?,
+        from: begin.from.map_or_else(|| home.current_release().map_err(Error::failed), Ok)?,
         to: begin.to,
         height: begin.height,
         digest: begin.digest,
@@ -146,10 +151,7 @@ fn begin(home: &Home, journal: Option<Journal>, begin: Begin) -> Result<Journal>
 fn switch(home: &Home, mut journal: Journal, stop_ms: Option<u64>, clean_stop: Option<bool>) -> Result<Journal> {
     let began = Instant::now();
     let _held = hold_data(home)?;
-    let binary = home.binary(&journal.to);
-    if !binary.is_file() {
-        return Err(Error::failed(format!("{} is gone", binary.display())));
-    }
+    check::executable(&home.binary(&journal.to)).map_err(Error::failed)?;
     let owner = home.owner().on("read", home.root())?;
     if let (Some(plan), Release::Upgrade(_)) = (&journal.plan, &journal.to) {
         // The plan that brought the release stays with it: it says up to which height plans are past.
@@ -160,18 +162,29 @@ fn switch(home: &Home, mut journal: Journal, stop_ms: Option<u64>, clean_stop: O
     if let Some(head) = look::read_known(home).head {
         journal.head = journal.head.max(Some(head.number));
     }
-    durable::replace_link(&home.current(), &journal.to.target(), owner)?;
+    let from = home.current_release().map_err(Error::failed)?;
     journal.stage = Stage::Trial;
     journal.starts = 0;
     journal.clean_stop = clean_stop;
     journal.phases.stop = stop_ms;
     journal.phases.switch = Some(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
-    write_journal(home, &journal)?;
+    // All that needs room is on disk before the link moves; what follows are two renames.
+    let text = serde_json::to_vec(&journal).on("write", &home.journal())?;
+    let prepared = durable::Prepared::new(&home.journal(), &text, 0o600, owner)?;
+    durable::replace_link(&home.current(), &journal.to.target(), owner)?;
+    if let Err(e) = prepared.commit() {
+        // Not on record: the link must not stay ahead of the journal.
+        durable::replace_link(&home.current(), &from.target(), owner)?;
+        return Err(e);
+    }
     Ok(journal)
 }
 
 fn back(home: &Home, journal: &Journal) -> Result<()> {
     if home.current_release().as_ref() != Ok(&journal.from) {
+        if !is_runnable(home, &journal.from) {
+            return Err(Error::failed(format!("{} is gone: put it back", home.binary(&journal.from).display())));
+        }
         let _held = hold_data(home)?;
         durable::replace_link(&home.current(), &journal.from.target(), home.owner().on("read", home.root())?)?;
     }
@@ -269,7 +282,11 @@ fn undo(home: &Home, journal: Option<Journal>, to: Release, reason: String) -> R
         from: to,
         to: current.clone(),
         height: last.as_ref().and_then(|h| h.height),
-        digest: last.and_then(|h| h.digest),
+        // Also one that came without a plan's digest must not be due again by its plan.
+        digest: last.and_then(|h| h.digest).or_else(|| {
+            let plans = look::plan_files(home).into_iter().filter_map(|(_, plans)| plans.ok()).flatten();
+            plans.into_iter().find(|plan| home.find(&plan.name) == current).map(|plan| plan.digest())
+        }),
         plan: None,
         passed: Vec::new(),
         head: None,

@@ -20,6 +20,9 @@ const REQUEST_MAX: usize = 64 << 10;
 /// How many clients are served at once; the others wait to be accepted.
 const CLIENTS_MAX: usize = 16;
 
+/// How many may wait for something to happen, such as the end of a restart.
+const WAITING_MAX: usize = 48;
+
 /// How long a client may take to say its request, or to take its reply.
 const CLIENT_TIME: Duration = Duration::from_secs(5);
 
@@ -142,7 +145,7 @@ impl Control {
 
     /// Whether new clients are to be waited for, and the descriptor to wait on.
     pub fn listener(&self) -> Option<&UnixListener> {
-        (self.clients.len() < CLIENTS_MAX && self.rests_until.is_none()).then_some(&self.listener)
+        (self.has_room() && self.rests_until.is_none()).then_some(&self.listener)
     }
 
     /// The clients' descriptors, and whether each waits to be written to.
@@ -150,8 +153,14 @@ impl Control {
         self.clients.iter().map(|(id, client)| (*id, &client.stream, !client.reply.is_empty()))
     }
 
+    /// Those who were heard and wait for something to happen take no place from those who want to be heard.
+    fn has_room(&self) -> bool {
+        let waiting = self.clients.values().filter(|client| client.waits).count();
+        self.clients.len() - waiting < CLIENTS_MAX && waiting < WAITING_MAX
+    }
+
     fn patience(&self) -> Duration {
-        let crowded = self.clients.len() >= CLIENTS_MAX || self.rests_until.is_some();
+        let crowded = !self.has_room() || self.rests_until.is_some();
         if crowded { CROWDED_TIME } else { CLIENT_TIME }
     }
 
@@ -163,7 +172,7 @@ impl Control {
 
     /// Takes in new clients, as many as there is room for.
     pub fn accept(&mut self, now: Instant) {
-        while self.clients.len() < CLIENTS_MAX {
+        while self.has_room() {
             match self.listener.accept() {
                 Ok((stream, _)) => {
                     if stream.set_nonblocking(true).is_ok() {

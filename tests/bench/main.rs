@@ -7,6 +7,7 @@
     reason = "a bench may fail by panic, block, start processes and write files"
 )]
 
+mod answers;
 mod idle;
 mod place;
 mod speed;
@@ -37,7 +38,8 @@ fn main() {
         return println!("figures: only by `cargo bench`");
     }
     println!("figures of {}", place::PROGRAM);
-    let mut rows = speed::rows();
+    let mut rows = answers::rows();
+    rows.extend(speed::rows());
     println!("a minute of idling follows");
     rows.extend(idle::rows());
     print_table(&rows);

@@ -59,6 +59,9 @@ impl Machine {
         out.push(Effect::Watch(if survey.watchable { survey.watch.clone() } else { Vec::new() }));
         if self.state == State::Boot {
             self.known = survey.known.clone();
+            if let Some(why) = &survey.known_error {
+                say(out, Level::Warn, format!("what was known of the node is lost: {why}"));
+            }
             match &survey.journal {
                 Ok(journal) => self.journal.clone_from(journal),
                 Err(why) => return self.fail(Code::Refused, why.clone(), out),
@@ -179,7 +182,8 @@ impl Machine {
         life.foreign = None;
         life.progress = self.now;
         life.unanswered = 0;
-        if let Some(identity) = probed.identity {
+        // One that told nothing is asked again.
+        if let Some(identity) = probed.identity.filter(|identity| *identity != Identity::default()) {
             if !self.on_trial() {
                 if let Some(what) = identity.contradiction(&self.known.identity) {
                     say(out, Level::Warn, format!("the node is not the one that ran here before: {what}"));

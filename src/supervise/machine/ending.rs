@@ -121,7 +121,9 @@ impl Machine {
 
     pub(super) fn start_clearing(&mut self, out: &mut Vec<Effect>) {
         if let State::Clearing { kill, ended, .. } = self.state.clone() {
-            let starts = self.journal.as_ref().filter(|j| j.stage == Stage::Trial).map(|j| j.starts);
+            // A step under way writes the journal itself: never two writers.
+            let free = self.step.is_none();
+            let starts = self.journal.as_ref().filter(|j| free && j.stage == Stage::Trial).map(|j| j.starts);
             out.push(Effect::Start(Role::Clear, Job::Clear(clear::Spec { kill, ended, starts })));
         }
     }
@@ -138,14 +140,12 @@ impl Machine {
         let State::Clearing { then, kill, .. } = self.state.clone() else { return };
         self.sample_at = None;
         if let Err(why) = result {
-            if kill {
-                // It was ended to be started again with KILL.
-                self.start_clearing(out);
-            } else {
+            if !kill {
                 // Without knowing that the data is free nobody starts.
                 say(out, Level::Error, format!("cannot tell whether the data is free: {why}"));
-                self.clear_at = Some(self.now + Duration::from_secs(1));
             }
+            // With KILL it was ended to be started again; but never in the same turn, for starting may be what fails.
+            self.clear_at = Some(self.now + Duration::from_millis(if kill { 50 } else { 1000 }));
             return;
         }
         self.settle(then, out);

@@ -9,11 +9,15 @@ impl Machine {
             self.state = State::Working { then: Then::Go };
             return;
         }
+        if matches!(self.step_retry, Some((_, Step::Prove { .. } | Step::Commit))) {
+            // Bookkeeping of a release that runs: asked for anew by `judge` when it does.
+            self.step_retry = None;
+        }
         if self.step_retry.is_some() && !self.parked {
             self.state = State::Working { then: Then::Go };
             return;
         }
-        if let Some((outcome, reason)) = self.reason_to_turn_back() {
+        if let Some((outcome, reason)) = self.reason_to_turn_back().filter(|_| !self.parked) {
             self.state = State::Working { then: Then::Go };
             self.start_step(Step::TurnBack { outcome, reason }, out);
             return;
@@ -47,7 +51,8 @@ impl Machine {
             Note::NotExecuted(why) => self.life.refusal = Some(Refusal::NotExecuted(why)),
             Note::Recorded(Recorded { release, args, starts }) => {
                 if let Some(journal) = self.journal.as_mut().filter(|j| j.stage == Stage::Trial && j.to == release) {
-                    journal.starts = starts;
+                    // One that could not be counted on disk counts here all the same.
+                    journal.starts = if starts == 0 { journal.starts.saturating_add(1) } else { starts };
                 }
                 self.current = Some(release.clone());
                 self.life.release = Some(release);
@@ -102,6 +107,7 @@ impl Machine {
 
     pub(super) fn ready(&mut self, out: &mut Vec<Effect>) {
         self.life.ready = true;
+        self.args_before = None;
         if self.background {
             self.background = false;
             out.push(Effect::Ready);
@@ -120,16 +126,14 @@ impl Machine {
             State::Stopping { then } => {
                 let clean = exit == Exit::Code(0);
                 self.clean_stop = Some(clean);
-                if let Some(journal) = self.journal.as_mut().filter(|j| j.stage == Stage::Trial) {
-                    // It was asked to end: that says nothing against the release.
-                    journal.starts = journal.starts.saturating_sub(1);
-                }
+                self.uncount();
                 let level = if clean { Level::Info } else { Level::Warn };
                 say(out, level, format!("the node ended: {exit}"));
                 self.clear(then, false, Some(exit.to_string()), out);
             }
             State::Killing { then } => {
                 self.clean_stop = Some(false);
+                self.uncount();
                 self.clear(then, self.hurry, Some(exit.to_string()), out);
             }
             State::Starting => match self.life.refusal.clone() {
@@ -137,7 +141,6 @@ impl Machine {
                     say(out, Level::Warn, format!("the data is still held by {}: waiting for its end", list(&holders)));
                     self.clear(Then::Go, false, None, out);
                 }
-                Some(Refusal::Refused(why)) if self.on_trial() => self.turn_back_or_fail(Code::Refused, why, out),
                 Some(Refusal::Refused(why)) => self.fail(Code::Refused, why, out),
                 Some(Refusal::NotExecuted(why)) => {
                     say(out, Level::Error, why);
@@ -175,6 +178,14 @@ impl Machine {
         }
     }
 
+    /// It was asked to end: that start says nothing against a release on trial.
+    fn uncount(&mut self) {
+        let recorded = self.life.release.is_some();
+        if let Some(journal) = self.journal.as_mut().filter(|j| recorded && j.stage == Stage::Trial) {
+            journal.starts = journal.starts.saturating_sub(1);
+        }
+    }
+
     /// The node ended unasked. An upgrade that is under way or due comes before the rules for crashes.
     pub(super) fn decide(&mut self, out: &mut Vec<Effect>) {
         let State::Deciding(exit) = self.state.clone() else { return };
@@ -192,6 +203,7 @@ impl Machine {
             Some((Stage::Stop | Stage::Back, _)) if !self.parked => return self.clear(Then::Go, false, ended, out),
             Some((Stage::Trial, false)) if self.may_go_back() => {
                 if self.reason_to_turn_back().is_some() {
+                    self.parked = false;
                     return self.clear(Then::Go, false, ended, out);
                 }
                 self.restarts += 1;
@@ -216,6 +228,22 @@ impl Machine {
         }
         let what =
             if exit == Exit::Code(0) { "ended itself (exit status 0)".to_owned() } else { format!("failed: {exit}") };
+        let soon = !life.ready;
+        if soon {
+            let kept = match self.args_before.take() {
+                Some(before) => {
+                    self.args = before;
+                    "; it is started with its earlier arguments again"
+                }
+                None => "; it is tried again",
+            };
+            self.grant(
+                Wish::Restarted,
+                Reply::error(Code::Node, format!("the node {what} before it was up{kept}")),
+                out,
+            );
+        }
+        let life = &self.life;
         let why = match (&life.refusal, self.background && !life.ready) {
             (Some(Refusal::NotExecuted(why)), true) => Some(why.clone()),
             (_, true) => Some(format!("the node {what} before it was up")),
@@ -248,14 +276,5 @@ impl Machine {
     pub(super) fn fail(&mut self, code: Code, why: String, out: &mut Vec<Effect>) {
         self.error = Some(why);
         self.leave(code as u8, out);
-    }
-
-    pub(super) fn turn_back_or_fail(&mut self, code: Code, why: String, out: &mut Vec<Effect>) {
-        if self.may_go_back() {
-            self.state = State::Working { then: Then::Go };
-            self.start_step(Step::TurnBack { outcome: Outcome::Reverted, reason: why }, out);
-        } else {
-            self.fail(code, why, out);
-        }
     }
 }

@@ -28,11 +28,12 @@ use super::control::{Reply, Request};
 use crate::config::{Config, Settings};
 use crate::error::Code;
 use crate::home::{Home, Release};
+use crate::job::clear::{self, list};
 use crate::job::look::Survey;
 use crate::job::probe::{Probed, Spec as ProbeSpec};
 use crate::job::stage::Staged;
 use crate::job::step::Step;
-use crate::job::{Flags, Job, Note, Recorded, Report, clear};
+use crate::job::{Flags, Job, Note, Recorded, Report};
 use crate::journal::{Head, Identity, Journal, Known, Next, Outcome, Passed, Stage, next};
 use crate::node_args;
 use crate::proc::{Counters, Holder};
@@ -243,6 +244,8 @@ struct Life {
     progress: Now,
     unanswered: u32,
     said_open: bool,
+    /// What a probe warned of last.
+    warned: Option<String>,
 }
 
 /// Why a shim did not become the node.
@@ -281,6 +284,8 @@ pub struct Machine {
     config: Config,
     home: Home,
     flags: Flags,
+    /// What the flags were before new ones came that are not accepted yet.
+    flags_before: Option<Flags>,
     /// Started by `start`: who started us waits for the first life, which must come up.
     background: bool,
     args: Vec<String>,
@@ -311,6 +316,10 @@ pub struct Machine {
     step_retry: Option<(Now, Step)>,
     step_failures: u32,
     begin_after: Now,
+    /// Why the due upgrade could not begin.
+    begin_error: Option<String>,
+    /// The arguments before a restart with new ones that has not come up yet.
+    args_before: Option<Vec<String>>,
     /// The upgrade cannot go on for want of a disk to write to: the node runs, the step is tried again beside it.
     parked: bool,
     cancel: bool,
@@ -371,6 +380,7 @@ impl Machine {
             config,
             home,
             flags,
+            flags_before: None,
             background,
             args,
             state: State::Boot,
@@ -397,6 +407,8 @@ impl Machine {
             step_retry: None,
             step_failures: 0,
             begin_after: Now::ZERO,
+            begin_error: None,
+            args_before: None,
             parked: false,
             cancel: false,
             hurry: false,
@@ -451,6 +463,12 @@ impl Machine {
             // The node reports its end by `Ended`.
             Event::Done(Role::Node, _) => {}
             Event::Note(Role::Clear, Note::Holders(holders)) => self.still_held(holders, out),
+            Event::Note(Role::Probe, Note::Warning(text)) => {
+                if self.life.warned.as_ref() != Some(&text) {
+                    say(out, Level::Warn, text.clone());
+                }
+                self.life.warned = Some(text);
+            }
             Event::Note(_, note) => self.noted(note, out),
             Event::Executed => self.executed(out),
             Event::Ended(exit) => self.ended(exit, out),
@@ -573,13 +591,6 @@ impl Machine {
 
 fn say(out: &mut Vec<Effect>, level: Level, text: String) {
     out.push(Effect::Log(level, text));
-}
-
-fn list(holders: &[Holder]) -> String {
-    if holders.is_empty() {
-        return "a process that cannot be seen from here".to_owned();
-    }
-    holders.iter().map(|h| format!("{} (pid {})", h.command, h.pid)).collect::<Vec<_>>().join(", ")
 }
 
 fn ms(time: Duration) -> u64 {

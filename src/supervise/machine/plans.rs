@@ -9,7 +9,7 @@ use super::{Effect, Looking, Machine, Now, Role, State, Then, Wish, say};
 use crate::config::Trigger;
 use crate::home::Release;
 use crate::job::look::Survey;
-use crate::job::stage::Spec as StageSpec;
+use crate::job::stage::{Spec as StageSpec, Staged};
 use crate::job::step::{Begin, Step};
 use crate::job::{Job, Report};
 use crate::journal::{Passed, Stage};
@@ -46,7 +46,7 @@ impl Machine {
 
     pub(super) fn take_plans(&mut self, survey: Survey, out: &mut Vec<Effect>) {
         let first = self.survey.is_none();
-        if first && self.known.head.is_none() {
+        if first && self.known.head.is_none() && survey.known_error.is_none() {
             let short =
                 |plan: &Found| Passed { name: plan.name.clone(), height: plan.height, digest: plan.digest.clone() };
             self.initial = survey.plans.iter().map(short).collect();
@@ -68,9 +68,14 @@ impl Machine {
         }
         self.told_errors.retain(|about, _| about == "current" || survey.errors.iter().any(|e| e.file == *about));
         // A release whose binary changed is looked at anew, at once.
-        self.staged
-            .retain(|release, staged| survey.plans.iter().all(|p| p.release != *release || p.print == staged.print));
-        self.stage_tries.retain(|release, _| self.staged.contains_key(release));
+        let changed =
+            |staged: &Staged| survey.plans.iter().any(|p| p.release == staged.release && p.print != staged.print);
+        let anew: Vec<Release> =
+            self.staged.values().filter(|staged| changed(staged)).map(|s| s.release.clone()).collect();
+        for release in anew {
+            self.staged.remove(&release);
+            self.stage_tries.remove(&release);
+        }
         self.survey = Some(survey);
         self.judge_plans(out);
         self.plan_alarm();
@@ -150,7 +155,7 @@ impl Machine {
             .filter_map(|(_, wish)| if let Wish::Begun(_, release) = wish { Some(release.clone()) } else { None });
         let planned = self.schedule.pending().map(|plan| plan.release.clone());
         let next = wanted.chain(planned).find(|release| {
-            !self.staged.contains_key(release) || self.stage_tries.get(release).is_some_and(|(_, at)| self.now >= *at)
+            self.stage_tries.get(release).map_or(!self.staged.contains_key(release), |(_, at)| self.now >= *at)
         });
         if let Some(release) = next {
             self.staging = Some(release.clone());
@@ -204,6 +209,7 @@ impl Machine {
     pub(super) fn fit(&self, release: &Release) -> Fit {
         match self.staged.get(release) {
             Some(staged) => staged.problem().map_or(Fit::Yes, |why| Fit::No(why.to_owned())),
+            None if self.stage_tries.contains_key(release) => Fit::No("it could not be checked".to_owned()),
             None => Fit::Unknown,
         }
     }
@@ -215,8 +221,11 @@ impl Machine {
         }
         match self.config.upgrade_trigger {
             Trigger::Height => self.schedule.due(head, self.lead()).cloned(),
+            // One that appeared just before all was killed is known by its height.
             Trigger::File => {
-                self.schedule.pending().filter(|plan| self.appeared.contains(&plan.digest)).last().cloned()
+                let reached = |plan: &Found| head.is_some_and(|head| head >= crate::schedule::due_at(plan.height, 0));
+                let due = |plan: &&Found| self.appeared.contains(&plan.digest) || reached(plan);
+                self.schedule.pending().filter(due).last().cloned()
             }
         }
     }
@@ -262,6 +271,7 @@ impl Machine {
         self.start_step(
             Step::Begin(Begin {
                 name: plan.name.clone(),
+                from: self.life.release.clone(),
                 to: plan.release.clone(),
                 height: Some(plan.height),
                 digest: Some(plan.digest.clone()),

@@ -30,10 +30,12 @@ impl Machine {
         };
         match outcome {
             Ok(()) => {
+                self.flags_before = None;
                 say(out, Level::Info, "the settings were read again".to_owned());
                 self.grant(Wish::Reloaded, Reply::done(serde_json::json!({})), out);
             }
             Err(why) => {
+                self.flags = self.flags_before.take().unwrap_or_else(|| self.flags.clone());
                 say(out, Level::Error, format!("the settings stay as they were: {}", why.replace('\n', "; ")));
                 self.grant(Wish::Reloaded, Reply::error(Code::Usage, why), out);
             }
@@ -92,6 +94,7 @@ impl Machine {
             }
             Request::Restart { args } => self.restart(client, args, out),
             Request::Reload { flags } => {
+                self.flags_before.get_or_insert_with(|| self.flags.clone());
                 self.flags.settings.extend(flags);
                 self.wishes.push((client, Wish::Reloaded));
                 self.reload(out);
@@ -111,7 +114,8 @@ impl Machine {
             return;
         }
         if let Some(args) = args {
-            self.args = args;
+            let before = std::mem::replace(&mut self.args, args);
+            self.args_before.get_or_insert(before);
         }
         say(out, Level::Info, "asked to restart the node".to_owned());
         self.restarts = 0;
@@ -203,6 +207,7 @@ impl Machine {
             None => {
                 let begin = Begin {
                     name,
+                    from: self.life.release.clone(),
                     to: release,
                     height: None,
                     digest: None,
@@ -213,10 +218,6 @@ impl Machine {
                 self.start_step(Step::Begin(begin), out);
             }
         }
-    }
-
-    pub(super) fn grant_begun(&mut self, out: &mut Vec<Effect>) {
-        self.answer_begun(&Reply::done(serde_json::json!({})), out);
     }
 
     pub(super) fn refuse_begun(&mut self, why: &str, out: &mut Vec<Effect>) {

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{Machine, State, Then};
 use crate::config::show_duration;
+use crate::job::clear::list;
 use crate::journal::{Journal, Stage, rfc3339, unix_now};
 use crate::schedule::{Found, Standing, due_at};
 
@@ -122,9 +123,7 @@ impl Machine {
             State::Deciding(exit) => Some(format!("what follows the node's end ({exit})")),
             State::Stopping { .. } => Some(format!("the node (pid {}) to end", self.life.pid)),
             State::Killing { .. } => Some(format!("the node (pid {}) to end after KILL", self.life.pid)),
-            State::Clearing { .. } if !self.holders.is_empty() => {
-                Some(format!("{} to end", super::list(&self.holders)))
-            }
+            State::Clearing { .. } if !self.holders.is_empty() => Some(format!("{} to end", list(&self.holders))),
             State::Boot
             | State::Starting
             | State::Up
@@ -191,6 +190,7 @@ impl Machine {
             },
             None => ("scheduled", None),
         };
+        let problem = problem.or_else(|| self.begin_error.clone().map(|why| format!("another try: {why}")));
         let waits_for = match (self.life.head, problem) {
             _ if !self.config.upgrade_enabled => "DAEMON_UPGRADE_ENABLED, which is false".to_owned(),
             (Some(head), Some(problem)) if head >= due => problem,
@@ -220,7 +220,7 @@ impl Machine {
                 Standing::Done if self.on_trial() => ("trial", String::new()),
                 Standing::Done => ("done", String::new()),
                 Standing::Past(why) => ("past", why.clone()),
-                Standing::Failed(why) => ("failed", why.clone()),
+                Standing::Failed(why) => ("failed", format!("{why} (`wemixvisor upgrade retry {}`)", plan.name)),
                 Standing::Conflict(why) => ("conflict", why.clone()),
             };
             json!({"name": plan.name, "height": plan.height, "state": state, "note": note, "file": plan.file, "description": plan.description})

@@ -38,9 +38,12 @@ impl Machine {
 
     pub(super) fn step_worked(&mut self, step: &Step, before: Option<Journal>, out: &mut Vec<Effect>) {
         match step {
-            Step::Begin(_) => {
+            Step::Begin(begin) => {
+                self.begin_error = None;
                 self.stop_began = Some(self.now);
-                self.grant_begun(out);
+                let begun = Wish::Begun(begin.name.clone(), begin.to.clone());
+                self.grant(begun, Reply::done(serde_json::json!({})), out);
+                self.refuse_begun(&format!("upgrade {} is under way", begin.name), out);
             }
             Step::Switch { .. } => {
                 if std::mem::take(&mut self.cancel) {
@@ -51,6 +54,7 @@ impl Machine {
                     );
                 }
                 self.current = self.journal.as_ref().map(|j| j.to.clone());
+                self.known.client_version = None;
                 self.switched = Some(self.now);
                 if let Some(journal) = &self.journal {
                     say(out, Level::Info, format!("current points at {} (it was {})", journal.to, journal.from));
@@ -79,12 +83,17 @@ impl Machine {
                 let level = if *outcome == Outcome::Cancelled { Level::Info } else { Level::Error };
                 say(out, level, format!("upgrade {name} is taken back: {reason}"));
                 self.cancel = false;
+                self.parked = false;
                 self.grant(Wish::Stepped, Reply::done(serde_json::json!({})), out);
             }
-            Step::Undo { .. } => self.grant(Wish::Stepped, Reply::done(serde_json::json!({})), out),
+            Step::Undo { .. } => {
+                self.grant(Wish::Stepped, Reply::done(serde_json::json!({})), out);
+                self.refuse_begun("a revert is under way", out);
+            }
             Step::Back => {
                 self.restarts = 0;
                 self.parked = false;
+                self.known.client_version = None;
                 if let Some(journal) = before {
                     say(out, Level::Info, format!("current points at {} again", journal.from));
                     self.current = Some(journal.from);
@@ -94,7 +103,7 @@ impl Machine {
         match self.state.clone() {
             State::Working { then: Then::Go } => match step {
                 // The node is down already; what it left behind may still hold the data.
-                Step::Begin(_) => self.clear(Then::Go, false, None, out),
+                Step::Begin(_) | Step::TurnBack { .. } | Step::Undo { .. } => self.clear(Then::Go, false, None, out),
                 Step::Switch { .. } if !self.config.restart_after_upgrade => {
                     say(out, Level::Info, "DAEMON_RESTART_AFTER_UPGRADE is false: leaving after the switch".to_owned());
                     self.leave(0, out);
@@ -102,12 +111,7 @@ impl Machine {
                 Step::Switch { .. } if !self.config.restart_delay.is_zero() => {
                     self.state = State::Backoff { until: self.now + self.config.restart_delay };
                 }
-                Step::Switch { .. }
-                | Step::Prove { .. }
-                | Step::Commit
-                | Step::TurnBack { .. }
-                | Step::Back
-                | Step::Undo { .. } => self.go(out),
+                Step::Switch { .. } | Step::Prove { .. } | Step::Commit | Step::Back => self.go(out),
             },
             State::Working { then } => self.settle(then, out),
             State::Deciding(_) => self.decide(out),
@@ -127,6 +131,11 @@ impl Machine {
 
     pub(super) fn step_failed(&mut self, step: Step, why: String, out: &mut Vec<Effect>) {
         self.step_failures += 1;
+        // It may have been done but for its last word: what is there now is read again.
+        self.ask_look(out);
+        if let Step::Switch { .. } = step {
+            self.current = None;
+        }
         let what = match &step {
             Step::Begin(begin) => format!("upgrade {} cannot begin", begin.name),
             Step::Switch { .. } => "the link cannot be moved".to_owned(),
@@ -139,9 +148,13 @@ impl Machine {
         let leaving = matches!(self.state, State::Working { then: Then::Exit(_) });
         match step {
             Step::Begin(_) => {
+                if std::mem::take(&mut self.cancel) {
+                    self.grant(Wish::Stepped, Reply::done(serde_json::json!({"under_way": false})), out);
+                }
                 self.begin_after =
                     self.now + STAGE_PAUSE.saturating_mul(1 << self.step_failures.min(7)).min(STAGE_PAUSE_MAX);
                 self.refuse_begun(&why, out);
+                self.begin_error = Some(why);
                 if let State::Working { then } = self.state {
                     self.settle(then, out);
                 }
@@ -162,15 +175,16 @@ impl Machine {
                 self.step_failures = 0;
                 self.start_step(Step::TurnBack { outcome: Outcome::Failed, reason: why }, out);
             }
-            Step::TurnBack { .. } | Step::Back
-                if self.step_failures >= STEP_TRIES
-                    && self.journal.as_ref().is_some_and(|j| self.current.as_ref() == Some(&j.from)) =>
-            {
-                // The link is where it must be: the node runs, and what is left is only to be written down.
+            Step::TurnBack { .. } | Step::Back if self.step_failures >= STEP_TRIES && self.consistent() => {
+                // The link is where the journal has it: the node comes first, what is left is only to be written down.
                 self.parked = true;
-                self.step_retry = Some((self.now + Duration::from_secs(30), step));
+                self.step_failures = 0;
+                if self.journal.as_ref().is_some_and(|j| self.current.as_ref() == Some(&j.from)) {
+                    self.step_retry = Some((self.now + Duration::from_secs(30), step));
+                }
                 if let State::Working { then: Then::Go } = self.state {
-                    say(out, Level::Error, "the old release is started all the same".to_owned());
+                    let release = self.current.as_ref().map_or_else(String::new, Release::to_string);
+                    say(out, Level::Error, format!("release {release} is started all the same"));
                     self.go(out);
                 }
             }
@@ -183,5 +197,13 @@ impl Machine {
                 self.decide(out);
             }
         }
+    }
+
+    /// Whether the node may be started although an upgrade cannot be moved on: the link is back, or its trial goes on.
+    fn consistent(&self) -> bool {
+        self.journal.as_ref().is_some_and(|j| {
+            let at = |release| self.current.as_ref() == Some(release);
+            at(&j.from) || (j.stage == Stage::Trial && at(&j.to))
+        })
     }
 }

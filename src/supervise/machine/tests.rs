@@ -46,6 +46,7 @@ fn survey(current: &str, journal: Option<Journal>, plans: Vec<Found>) -> Survey 
         errors: Vec::new(),
         last: None,
         known: Known::default(),
+        known_error: None,
         record: None,
         watch: Vec::new(),
         watchable: true,
@@ -298,7 +299,8 @@ fn three_ends_before_the_proof_bring_the_old_release_back_and_a_third_start_that
     assert_eq!(short(&drive.feed(Event::Ended(Exit::Code(1)))), "start:Clear");
     assert_eq!(short(&drive.feed(cleared())), "step:TurnBack");
     let back = Journal { back: Some((Outcome::Reverted, "x".to_owned())), ..journal(Stage::Back) };
-    assert_eq!(short(&drive.feed(stepped(Some(back)))), "start:Look step:Back");
+    assert_eq!(short(&drive.feed(stepped(Some(back)))), "start:Look start:Clear");
+    assert_eq!(short(&drive.feed(cleared())), "step:Back");
     let after = short(&drive.feed(stepped(None)));
     assert!(after.contains("launch"), "{after}");
 }
@@ -360,7 +362,8 @@ fn a_cancel_between_stop_and_switch_starts_the_old_release_again() {
     assert_eq!(short(&drive.feed(Event::Ended(Exit::Code(0)))), "start:Clear");
     assert_eq!(short(&drive.feed(cleared())), "step:TurnBack");
     let back = Journal { back: Some((Outcome::Cancelled, "x".to_owned())), ..journal(Stage::Back) };
-    assert_eq!(short(&drive.feed(stepped(Some(back)))), "start:Look reply step:Back");
+    assert_eq!(short(&drive.feed(stepped(Some(back)))), "start:Look reply start:Clear");
+    assert_eq!(short(&drive.feed(cleared())), "step:Back");
     assert!(short(&drive.feed(stepped(None))).contains("launch"));
     let mut late = Drive::trial(&[]);
     let effects = late.feed(Event::Asked(1, Request::Cancel { name: Name::parse("v2").unwrap() }));
@@ -372,13 +375,15 @@ fn a_switch_that_cannot_be_done_gives_the_old_release_back() {
     let mut drive = Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared()]);
     let fails = || Event::Done(Role::Step, Err("No space left on device".to_owned()));
     for _ in 0..2 {
-        assert_eq!(short(&drive.feed(fails())), "");
+        assert_eq!(short(&drive.feed(fails())), "start:Look");
+        drive.looked();
         drive.now += Duration::from_secs(1);
         assert_eq!(short(&drive.feed(Event::Tick)), "step:Switch");
     }
-    assert_eq!(short(&drive.feed(fails())), "step:TurnBack");
+    assert_eq!(short(&drive.feed(fails())), "start:Look step:TurnBack");
     for _ in 0..2 {
         drive.feed(fails());
+        drive.looked();
         drive.now += Duration::from_secs(1);
         drive.feed(Event::Tick);
     }
@@ -411,10 +416,15 @@ fn with_the_file_trigger_a_plan_that_appears_is_due_at_once() {
     let mut drive = Drive::up(&[("daemon_upgrade_trigger", "file")], vec![plan("v2", 100)]);
     drive.feed(Event::Done(Role::Stage, Ok(Report::Staged(fit("v2")))));
     assert!(!short(&drive.feed(probed(500))).contains("Begin"), "it was there before");
+    let mut past = plan("v2", 100);
+    past.outcome = Some((Outcome::Passed, "x".to_owned()));
+    drive.plans = vec![past.clone()];
     drive.looked();
     drive.feed(Event::FilesChanged);
     drive = drive.after(1);
-    drive.feed(surveyed(survey("genesis", None, vec![plan("v2", 100), plan("v3", 9000)])));
+    drive.plans = vec![past, plan("v3", 9000)];
+    drive.feed(Event::FilesChanged);
+    drive = drive.after(2);
     let effects = drive.feed(Event::Done(Role::Stage, Ok(Report::Staged(fit("v3")))));
     assert!(short(&effects).contains("step:Begin"), "{}", short(&effects));
 }

@@ -1,0 +1,148 @@
+//! What an operator meets at night: a full disk, a link or a file that is gone, wrong arguments, a supervisor that was
+//! killed; each must end with a node that runs the right release, and a line that says what to do.
+
+use std::fs;
+use std::process::Command;
+
+use crate::support::{Home, lives, until};
+
+#[test]
+fn a_home_without_its_link_is_not_taken_back_to_genesis() {
+    let home = Home::new();
+    home.release("v2", "");
+    let mut visor = home.supervise(&[], &[]);
+    visor.until_up();
+    home.run(&["upgrade", "now", "v2"]).code(0);
+    home.until_status("it is committed", |s| s["last_upgrade"]["result"] == "committed" && s["upgrade"].is_null());
+    visor.stop();
+    fs::remove_file(home.own("current")).unwrap();
+    home.run(&["init"]).code(4).one_error("release v2 ran here last");
+    assert!(home.own("current").symlink_metadata().is_err());
+    home.run(&["run"]).code(4).one_error("is missing");
+    std::os::unix::fs::symlink("upgrades/v2", home.own("current")).unwrap();
+    let mut visor = home.supervise(&[], &[]);
+    visor.until_release("v2");
+    visor.stop();
+}
+
+#[test]
+fn a_state_file_that_was_lost_makes_no_plan_past() {
+    let home = Home::new();
+    let mut visor = home.supervise(&[], &[]);
+    visor.until_up();
+    home.run(&["upgrade", "schedule", "v2", "1000000", "--info", "x"]).code(0);
+    visor.stop();
+    // Its height is reached while nothing runs, and what was known is lost.
+    fs::remove_dir_all(home.root().join("data/upgrades")).unwrap();
+    home.plan("v2", 1);
+    fs::write(home.own("state.json"), "").unwrap();
+    home.release("v2", "");
+    let mut visor = home.supervise(&[], &[]);
+    visor.until_release("v2");
+    home.until_log("what was known of the node is lost");
+    visor.stop();
+}
+
+#[test]
+fn stop_waits_for_the_node_of_a_supervisor_that_was_killed() {
+    let home = Home::new();
+    let mut visor = home.supervise(&[], &["--stop-time", "1s", "--stop-busy"]);
+    let up = visor.until_up();
+    let node = u32::try_from(up["pid"].as_u64().unwrap()).unwrap();
+    visor.kill();
+    let said = home.run(&["stop"]).code(0);
+    assert!(!lives(node), "{said:?}");
+    assert_eq!(said.out, "stopped\n");
+    assert!(said.err.contains(&format!("(pid {node}) holds the data")), "{said:?}");
+    assert_eq!(home.run(&["stop"]).code(0).out, "nothing runs\n");
+}
+
+#[test]
+fn stop_at_once_ends_a_deaf_node_that_nobody_supervises() {
+    let home = Home::new();
+    let mut visor = home.supervise(&[], &["--deaf"]);
+    let up = visor.until_up();
+    let node = u32::try_from(up["pid"].as_u64().unwrap()).unwrap();
+    visor.kill();
+    assert!(lives(node));
+    home.run(&["stop", "--now"]).code(0);
+    assert!(!lives(node));
+}
+
+#[test]
+fn a_broken_settings_file_keeps_nobody_from_status_and_stop() {
+    let home = Home::new();
+    let mut visor = home.supervise(&[], &[]);
+    visor.until_up();
+    fs::write(home.own("config.toml"), "x = [").unwrap();
+    let status = home.run(&["status", "--json"]).code(0);
+    assert_eq!(status.json()["state"], "running");
+    assert!(status.err.starts_with("warning: going on without"), "{}", status.err);
+    home.run(&["stop"]).code(0);
+    assert_eq!(visor.end(), 0);
+}
+
+#[test]
+fn a_restart_with_arguments_that_the_node_refuses_says_so_and_gives_the_earlier_ones_back() {
+    let home = Home::new();
+    let mut visor = home.supervise(&[], &[]);
+    visor.until_up();
+    let args = home.node_args();
+    let words: Vec<&str> =
+        ["restart", "--"].into_iter().chain(args.iter().map(String::as_str)).chain(["--nosuch"]).collect();
+    home.run(&words).code(5).one_error("it is started with its earlier arguments again");
+    let up = visor.until_up();
+    assert!(!up["args"].to_string().contains("nosuch"), "{up}");
+    visor.stop();
+}
+
+#[test]
+fn a_disk_that_is_full_at_the_switch_costs_neither_the_node_nor_its_release() {
+    let home = Home::empty();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(&home.dir).output();
+    if !mounted.is_ok_and(|output| output.status.success()) {
+        return eprintln!("SKIPPED: no tmpfs can be mounted here");
+    }
+    struct Unmount(std::path::PathBuf);
+    impl Drop for Unmount {
+        fn drop(&mut self) {
+            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+        }
+    }
+    let _unmount = Unmount(home.dir.clone());
+    let strip = |to: &std::path::Path| {
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        let status = Command::new("strip").arg("-o").arg(to).arg(crate::support::mocknode()).status();
+        assert!(status.is_ok_and(|status| status.success()));
+    };
+    strip(&home.dir.join("node"));
+    home.run(&["init", home.dir.join("node").to_str().unwrap()]).code(0);
+    strip(&home.own("upgrades/v2/bin/node"));
+    // The chain lies elsewhere, so that the node itself has room.
+    let chain = Home::empty();
+    let datadir = chain.datadir();
+    let mut visor = home.supervise_with(
+        &[],
+        &["--datadir", datadir.to_str().unwrap(), "--period", "50ms", "--stop-time", "1500ms", "--stop-busy"],
+    );
+    visor.until_up();
+    home.run(&["upgrade", "now", "v2"]).code(0);
+    home.until_status("the old release stops", |s| s["upgrade"]["phase"] == "stopping");
+    let _ = Command::new("dd")
+        .args(["if=/dev/zero", "bs=64k"])
+        .arg(format!("of={}", home.dir.join("fill").display()))
+        .output();
+    let _ = Command::new("dd")
+        .args(["if=/dev/zero", "bs=1"])
+        .arg(format!("of={}", home.dir.join("fill2").display()))
+        .output();
+    let status = home.until_status("a node runs all the same", |s| s["state"] == "running" && s["head_known"] == true);
+    assert_eq!((status["release"].as_str(), home.current().as_str()), (Some("genesis"), "genesis"), "{status}");
+    fs::remove_file(home.dir.join("fill")).unwrap();
+    fs::remove_file(home.dir.join("fill2")).unwrap();
+    until("its end is written down", || (!home.own("journal.json").exists()).then_some(()));
+    assert_eq!(home.history()[0]["result"], "failed");
+    let status = home.until_status("the old release runs on", |s| s["state"] == "running");
+    assert_eq!(status["release"], "genesis");
+    visor.stop();
+}
