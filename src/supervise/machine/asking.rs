@@ -9,6 +9,8 @@ impl Machine {
                 self.looking = Looking::Yes;
                 self.look_at = None;
                 self.look_wanted = false;
+                let calm = self.looked_last.is_none_or(|last| self.now.saturating_sub(last) >= CALM_LOOKS);
+                self.looks_in_row = if calm { 0 } else { self.looks_in_row + 1 };
                 self.looked_last = Some(self.now);
                 self.start_job(Role::Look, Job::Look, LOOK_TIME, out);
             }
@@ -20,8 +22,6 @@ impl Machine {
     pub(super) fn want_look(&mut self) {
         self.look_wanted = true;
         // A directory and the file in it, an installed release and its plan: a few in a row are looked at as they come.
-        let calm = self.looked_last.is_none_or(|last| self.now.saturating_sub(last) >= CALM_LOOKS);
-        self.looks_in_row = if calm { 0 } else { self.looks_in_row + 1 };
         let pause = if self.looks_in_row < QUICK_LOOKS { Duration::ZERO } else { LOOK_PAUSE };
         let soon = self.looked_last.map_or(self.now, |last| self.now.max(last + pause));
         self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));

@@ -368,7 +368,7 @@ const SAFEGUARD_LOOK: Duration = Duration::from_secs(30);
 /// The shortest pause between two looks that changed files ask for.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// How many in a row are made without it, and after which time without any a row begins anew.
-const QUICK_LOOKS: u32 = 8;
+const QUICK_LOOKS: u32 = 64;
 const CALM_LOOKS: Duration = Duration::from_secs(1);
 /// How long a step that is under way may hold up the end of the program.
 const STEP_TIME: Duration = Duration::from_secs(10);
