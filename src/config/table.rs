@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::parse::*;
 
-/// Every setting, validated and immutable. Only [`Settings::config`] makes one; the `Default` is an empty form to fill in.
+/// Every setting, validated and immutable. Only [`super::Settings::config`] makes one; the `Default` is an empty form to fill in.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Config {
     /// DAEMON_HOME, absolute and without needless slashes.
