@@ -148,18 +148,15 @@ fn text(context: &Context, status: &Value) -> String {
     }
     if let Some(last) = status.get("last_upgrade").filter(|l| !l.is_null()) {
         let of = |key: &str| last.get(key).and_then(Value::as_str).unwrap_or("");
-        let down = std::time::Duration::from_millis(last.get("downtime_ms").and_then(Value::as_u64).unwrap_or(0));
+        // Only an upgrade that was carried out has measured its time without a node.
+        let down = match last.get("downtime_ms").and_then(Value::as_u64) {
+            Some(ms) if ms > 0 => {
+                format!(" (downtime {})", crate::config::show_duration(std::time::Duration::from_millis(ms)))
+            }
+            Some(_) | None => String::new(),
+        };
         let why = if of("reason").is_empty() { String::new() } else { format!(": {}", of("reason")) };
-        line(
-            "Last:",
-            &format!(
-                "{} {} {} (downtime {}){why}",
-                of("name"),
-                of("result"),
-                of("finished"),
-                crate::config::show_duration(down)
-            ),
-        );
+        line("Last:", &format!("{} {} {}{down}{why}", of("name"), of("result"), of("finished")));
     }
     out
 }

@@ -29,6 +29,9 @@ pub enum Step {
     },
     /// The new release has proved itself: deaths no longer bring the old one back.
     Prove {
+        /// How long the move of the link took, in milliseconds: the job that does it cannot tell, for its journal is on disk
+        /// before the link moves.
+        switch_ms: Option<u64>,
         /// From the link's move until it was executed, in milliseconds.
         start_ms: Option<u64>,
     },
@@ -79,9 +82,10 @@ pub fn carry_out(home: &Home, step: Step) -> Result<Option<Journal>> {
     match step {
         Step::Begin(begin) => self::begin(home, journal, begin).map(Some),
         Step::Switch { stop_ms, clean_stop } => switch(home, under_way(journal)?, stop_ms, clean_stop).map(Some),
-        Step::Prove { start_ms } => {
+        Step::Prove { switch_ms, start_ms } => {
             let mut journal = under_way(journal)?;
             journal.proven = true;
+            journal.phases.switch = journal.phases.switch.or(switch_ms);
             journal.phases.start = journal.phases.start.or(start_ms);
             write_journal(home, &journal)?;
             Ok(Some(journal))
@@ -149,7 +153,6 @@ fn begin(home: &Home, journal: Option<Journal>, begin: Begin) -> Result<Journal>
 }
 
 fn switch(home: &Home, mut journal: Journal, stop_ms: Option<u64>, clean_stop: Option<bool>) -> Result<Journal> {
-    let began = Instant::now();
     let _held = hold_data(home)?;
     check::executable(&home.binary(&journal.to)).map_err(Error::failed)?;
     let owner = home.owner().on("read", home.root())?;
@@ -167,7 +170,6 @@ fn switch(home: &Home, mut journal: Journal, stop_ms: Option<u64>, clean_stop: O
     journal.starts = 0;
     journal.clean_stop = clean_stop;
     journal.phases.stop = stop_ms;
-    journal.phases.switch = Some(u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX));
     // All that needs room is on disk before the link moves; what follows are two renames.
     let text = serde_json::to_vec(&journal).on("write", &home.journal())?;
     let prepared = durable::Prepared::new(&home.journal(), &text, 0o600, owner)?;

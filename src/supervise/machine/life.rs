@@ -27,6 +27,7 @@ impl Machine {
             Next::Start => self.launch(out),
             Next::Switch => {
                 self.state = State::Working { then: Then::Go };
+                self.switch_began = Some(self.now);
                 let stop_ms = self.stop_began.map(|at| ms(self.now.saturating_sub(at)));
                 self.start_step(Step::Switch { stop_ms, clean_stop: self.clean_stop }, out);
             }

@@ -55,6 +55,7 @@ impl Machine {
                 }
                 self.current = self.journal.as_ref().map(|j| j.to.clone());
                 self.known.client_version = None;
+                self.switch_ms = self.switch_began.take().map(|at| ms(self.now.saturating_sub(at)));
                 self.switched = Some(self.now);
                 if let Some(journal) = &self.journal {
                     say(out, Level::Info, format!("current points at {} (it was {})", journal.to, journal.from));

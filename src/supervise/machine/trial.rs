@@ -70,7 +70,8 @@ impl Machine {
         }
         if !journal.proven {
             if self.proves(&journal) {
-                self.start_step(Step::Prove { start_ms: self.start_ms }, out);
+                let step = Step::Prove { switch_ms: self.switch_ms, start_ms: self.start_ms };
+                self.start_step(step, out);
             }
             return;
         }
