@@ -9,8 +9,10 @@ impl Machine {
                 self.looking = Looking::Yes;
                 self.look_at = None;
                 self.look_wanted = false;
-                let calm = self.looked_last.is_none_or(|last| self.now.saturating_sub(last) >= CALM_LOOKS);
-                self.looks_in_row = if calm { 0 } else { self.looks_in_row + 1 };
+                match &mut self.looks {
+                    Some((since, count)) if self.now.saturating_sub(*since) < LOOKS_WINDOW => *count += 1,
+                    looks => *looks = Some((self.now, 1)),
+                }
                 self.looked_last = Some(self.now);
                 self.start_job(Role::Look, Job::Look, LOOK_TIME, out);
             }
@@ -22,7 +24,10 @@ impl Machine {
     pub(super) fn want_look(&mut self) {
         self.look_wanted = true;
         // A directory and the file in it, an installed release and its plan: a few in a row are looked at as they come.
-        let pause = if self.looks_in_row < QUICK_LOOKS { Duration::ZERO } else { LOOK_PAUSE };
+        let many = self
+            .looks
+            .is_some_and(|(since, count)| count >= QUICK_LOOKS && self.now.saturating_sub(since) < LOOKS_WINDOW);
+        let pause = if many { LOOK_PAUSE } else { Duration::ZERO };
         let soon = self.looked_last.map_or(self.now, |last| self.now.max(last + pause));
         self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
     }

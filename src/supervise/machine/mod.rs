@@ -306,7 +306,8 @@ pub struct Machine {
     looking: Looking,
     look_wanted: bool,
     looked_last: Option<Now>,
-    looks_in_row: u32,
+    /// How many looks were made since when.
+    looks: Option<(Now, u32)>,
     /// The life whose node is being asked (its launch).
     probing: Option<Now>,
     staging: Option<Release>,
@@ -369,9 +370,9 @@ const LOOK_PATIENCE: Duration = Duration::from_millis(500);
 const SAFEGUARD_LOOK: Duration = Duration::from_secs(30);
 /// The shortest pause between two looks that changed files ask for.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
-/// How many in a row are made without it, and after which time without any a row begins anew.
-const QUICK_LOOKS: u32 = 64;
-const CALM_LOOKS: Duration = Duration::from_secs(1);
+/// How many are made without it within this time.
+const QUICK_LOOKS: u32 = 40;
+const LOOKS_WINDOW: Duration = Duration::from_secs(1);
 /// How long a step that is under way may hold up the end of the program.
 const STEP_TIME: Duration = Duration::from_secs(10);
 
@@ -400,7 +401,7 @@ impl Machine {
             looking: Looking::No,
             look_wanted: false,
             looked_last: None,
-            looks_in_row: 0,
+            looks: None,
             probing: None,
             staging: None,
             staged: BTreeMap::new(),
