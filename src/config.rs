@@ -17,7 +17,7 @@ mod parse;
 mod table;
 
 pub use parse::{nearest, show_duration};
-pub use table::{Address, Config, SETTINGS, Setting, Trigger, Used};
+pub use table::{Address, BackupMode, Config, SETTINGS, Setting, Trigger, Used};
 
 use parse::*;
 use table::{FOREIGN, put};

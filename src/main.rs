@@ -9,6 +9,7 @@ mod error;
 mod home;
 mod job;
 mod journal;
+mod manifest;
 mod node_args;
 mod plan;
 mod proc;

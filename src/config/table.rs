@@ -144,7 +144,7 @@ pub enum Trigger {
 }
 
 /// How backups are made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BackupMode {
     /// A snapshot where that works, else a copy.
     #[default]

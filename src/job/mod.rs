@@ -2,6 +2,7 @@
 //! run again. The job's spec comes as JSON on stdin, its reports go as JSON lines to stdout, its log to stderr.
 #![allow(clippy::disallowed_methods, reason = "blocking is allowed from here down: a job is a process of its own")]
 
+pub mod backup;
 pub mod check;
 pub mod clear;
 pub mod durable;
