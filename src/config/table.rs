@@ -145,6 +145,7 @@ pub enum Trigger {
 
 /// How backups are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BackupMode {
     /// A snapshot where that works, else a copy.
     #[default]

@@ -1,13 +1,17 @@
 //! Backups of the node's data.
 
+pub mod prune;
+
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::BackupMode;
+use crate::config::{BackupMode, Config, show_size};
 use crate::error::{Error, Result};
 use crate::home::{Home, Release};
 use crate::manifest::{How, Mode};
+use crate::node_args;
 
 /// What is backed up, and where to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +24,19 @@ pub struct Spec {
     pub mode: BackupMode,
     /// The node's `--datadir.ancient`, when it names one.
     pub ancient: Option<PathBuf>,
+}
+
+impl Spec {
+    /// What the settings say, for a node with these arguments.
+    pub fn new(config: &Config, home: &Home, node_args: &[String]) -> Spec {
+        let data_dir = config.data_dir.clone().or_else(|| node_args::data_dir(node_args));
+        Spec {
+            data_dir: data_dir.unwrap_or_else(|| home.data()),
+            backup_dir: config.data_backup_dir.clone(),
+            mode: config.backup_mode,
+            ancient: node_args::value(node_args, "datadir.ancient").filter(|dir| !dir.is_empty()).map(PathBuf::from),
+        }
+    }
 }
 
 /// What a backup would be, found out while the node runs.
@@ -41,6 +58,26 @@ pub struct Forecast {
     pub down_copy: u64,
     /// Free bytes there.
     pub free: u64,
+}
+
+impl fmt::Display for Forecast {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let means = match self.how {
+            How::Reflink => "a snapshot by reflinks",
+            How::Link => "a snapshot by hard links",
+            How::Copy => "a copy",
+        };
+        write!(
+            f,
+            "{means} in {}: {} in {} files, {} to copy ({} of it while the node is down), {} free",
+            self.place.display(),
+            show_size(self.bytes),
+            self.files,
+            show_size(self.to_copy),
+            show_size(self.down_copy),
+            show_size(self.free)
+        )
+    }
 }
 
 /// How far a backup or restore is.
@@ -90,6 +127,11 @@ pub fn create(_home: &Home, _spec: &Spec, _about: &About, _tell: Tell) -> Result
 /// what it replaced became. Can be killed at any instant and called again with the same backup and `id`.
 pub fn restore(_home: &Home, _spec: &Spec, _name: &str, _id: &str, _tell: Tell) -> Result<String> {
     Err(Error::failed("backups are not there yet"))
+}
+
+/// Where the backup of this name lies.
+pub fn find(_home: &Home, _spec: &Spec, _name: &str) -> Option<PathBuf> {
+    None
 }
 
 /// Whether an exchange of trees was interrupted: nobody may start before `finish_restore` has ended it.
