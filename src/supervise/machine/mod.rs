@@ -599,6 +599,9 @@ impl Machine {
             | State::Working { .. }
             | State::Leaving { .. } => {}
         }
+        if self.due(self.hook_until) {
+            self.hook_late(out);
+        }
         if self.due(self.sample_at) {
             self.sample_at = Some(self.now + Duration::from_secs(1));
             out.push(Effect::Sample(self.holders.iter().map(|h| h.pid).collect()));
@@ -646,9 +649,6 @@ impl Machine {
         if self.due(self.judge_at) {
             self.judge_at = None;
             self.judge(out);
-        }
-        if self.due(self.hook_until) {
-            self.hook_late(out);
         }
         if self.due(self.prune_at) {
             self.prune(out);
