@@ -291,7 +291,7 @@ impl Machine {
             _ => None,
         };
         if let Some(why) = why {
-            self.error = Some(why);
+            self.error = Some(why + &self.way_back_by_hand());
             return self.clear(Then::Exit(Code::Node as u8), false, ended, out);
         }
         self.restarts += 1;

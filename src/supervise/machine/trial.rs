@@ -66,6 +66,14 @@ impl Machine {
         journal.way_back().is_some() && head.is_none_or(|head| journal.head.is_some_and(|backed_up| head <= backed_up))
     }
 
+    /// What the operator can do where the data was not put back by itself.
+    pub(super) fn way_back_by_hand(&self) -> String {
+        let journal = self.journal.as_ref().filter(|j| j.stage == Stage::Return);
+        journal.and_then(Journal::way_back).map_or_else(String::new, |backup| {
+            format!("; the data may have blocks newer than its backup and was left alone: `wemixvisor backup restore {backup}` puts that back")
+        })
+    }
+
     /// Whether the operator withdrew the upgrade in time.
     pub(super) fn withdrawn(&self) -> Option<(Outcome, String)> {
         let begun = self.journal.as_ref().is_some_and(Journal::before_switch);
