@@ -23,14 +23,15 @@ pub struct Output {
     cut: u64,
     logged: u64,
     left_out: u64,
-    last: Option<String>,
+    /// The last line that was not empty, as it came: decoded only when somebody asks.
+    last: Vec<u8>,
 }
 
 impl Output {
     /// Reads from this pipe.
     pub fn new(pipe: File) -> Output {
         let _ = rustix::io::ioctl_fionbio(&pipe, true);
-        Output { pipe: Some(pipe), line: Vec::new(), cut: 0, logged: 0, left_out: 0, last: None }
+        Output { pipe: Some(pipe), line: Vec::new(), cut: 0, logged: 0, left_out: 0, last: Vec::new() }
     }
 
     /// What to wait on.
@@ -66,7 +67,7 @@ impl Output {
         if self.left_out > 0 {
             show(&format!("… and {} more", crate::config::show_size(self.left_out)));
         }
-        self.last
+        Some(decoded(&self.last)).filter(|last| !last.is_empty())
     }
 
     fn add(&mut self, bytes: &[u8], show: &mut dyn FnMut(&str)) {
@@ -82,25 +83,26 @@ impl Output {
     }
 
     fn finish_line(&mut self, show: &mut dyn FnMut(&str)) {
-        let bytes = std::mem::take(&mut self.line);
         let cut = std::mem::take(&mut self.cut);
-        let shown: String = String::from_utf8_lossy(&bytes)
-            .trim_end()
-            .chars()
-            .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
-            .collect();
-        let more = if cut > 0 { format!("… ({cut} bytes more)") } else { String::new() };
         if self.logged < LOG_MAX {
-            self.logged += bytes.len() as u64 + 1;
+            self.logged += self.line.len() as u64 + 1;
             self.left_out += cut;
-            show(&format!("{shown}{more}"));
+            let more = if cut > 0 { format!("… ({cut} bytes more)") } else { String::new() };
+            show(&format!("{}{more}", decoded(&self.line)));
         } else {
-            self.left_out += bytes.len() as u64 + cut + 1;
+            self.left_out += self.line.len() as u64 + cut + 1;
         }
-        if !shown.trim().is_empty() {
-            self.last = Some(shown);
+        if !self.line.trim_ascii().is_empty() {
+            std::mem::swap(&mut self.last, &mut self.line);
         }
+        self.line.clear();
     }
+}
+
+/// A line as it can be shown: nothing in it that a terminal would obey.
+fn decoded(line: &[u8]) -> String {
+    let shown = |c: char| if c.is_control() && c != '\t' { '\u{fffd}' } else { c };
+    String::from_utf8_lossy(line.trim_ascii_end()).chars().map(shown).collect()
 }
 
 #[cfg(test)]

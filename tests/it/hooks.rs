@@ -220,6 +220,7 @@ fn an_own_hook_that_is_not_there_is_found_while_the_node_still_runs() {
     let home = hooked("exit 0");
     let mut visor = home.supervise(&["--set", "cosmovisor_custom_preupgrade=missing.sh"], FROZEN);
     home.until_log("missing.sh is not there");
+    visor.until_up();
     assert_eq!(home.started(), ["genesis"]);
     visor.stop();
 }

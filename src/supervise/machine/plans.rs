@@ -89,7 +89,8 @@ impl Machine {
         let before = std::mem::replace(&mut self.schedule, Schedule::new(&survey.plans, &known));
         for entry in &self.schedule.entries {
             let same = |e: &&Entry| e.plan.digest == entry.plan.digest && e.standing == entry.standing;
-            if before.entries.iter().any(|e| same(&e)) {
+            let under_way = self.journal.as_ref().is_some_and(|j| j.digest.as_ref() == Some(&entry.plan.digest));
+            if before.entries.iter().any(|e| same(&e)) || (under_way && entry.standing == Standing::Pending) {
                 continue;
             }
             let (name, height) = (&entry.plan.name, entry.plan.height);
