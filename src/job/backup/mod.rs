@@ -1,5 +1,12 @@
 //! Backups of the node's data.
 
+pub mod export;
+pub mod list;
+pub mod prune;
+mod reader;
+pub mod verify;
+mod walk;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
