@@ -380,11 +380,9 @@ impl Meter<'_> {
         let done = show_size(progress.bytes);
         let share = progress.of.filter(|of| *of > 0).map(|of| (progress.bytes.min(of), of));
         let far = match share {
-            Some((bytes, of)) => format!(
-                "{:3} %, {done} of {}, {speed}/s",
-                u128::from(bytes) * 100 / u128::from(of),
-                show_size(of)
-            ),
+            Some((bytes, of)) => {
+                format!("{:3} %, {done} of {}, {speed}/s", u128::from(bytes) * 100 / u128::from(of), show_size(of))
+            }
             None => format!("{done}, {} files, {speed}/s", progress.files),
         };
         if !self.bar {

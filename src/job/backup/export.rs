@@ -124,7 +124,8 @@ impl Archive<'_, '_> {
     fn add_directory(&mut self, path: &Path, stat: &Stat) -> Result<()> {
         self.times(stat)?;
         let mut header = header(EntryType::Directory, stat, 0);
-        self.tar.append_data(&mut header, path, io::empty()).on("write", self.shown)
+        // With a slash behind it, as tar itself writes it.
+        self.tar.append_data(&mut header, path.join(""), io::empty()).on("write", self.shown)
     }
 
     fn add_link(&mut self, path: &Path, stat: &Stat, target: &[u8]) -> Result<()> {

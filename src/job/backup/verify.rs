@@ -50,7 +50,7 @@ pub fn verify(found: &Found, full: bool, tell: Tell) -> Result<Verdict> {
         listed.push(digest(&path));
         match walk::stat_below(top.as_fd(), &path)? {
             Some(stat) => {
-                there += 1;
+                there += i64::from(FileType::from_raw_mode(stat.st_mode) != FileType::Directory);
                 if let Some(what) = difference(&entry, &stat) {
                     verdict.fault(&entry.path, &what);
                 }
