@@ -116,14 +116,6 @@ fn create(context: &Context, spec: &Spec, name: Option<&str>) -> Result<()> {
     let _locks = at_rest(home)?;
     settle(context)?;
     let forecast = store::forecast(home, spec)?;
-    if forecast.to_copy > forecast.free {
-        return Err(Error::failed(format!(
-            "no room for a backup in {}: {} must be copied, {} are free (`wemixvisor backup list` tells what removing backups would free)",
-            forecast.place.display(),
-            show_size(forecast.to_copy),
-            show_size(forecast.free)
-        )));
-    }
     context.note(&format!(
         "{} in {}: {} files, {}, of which {} are copied",
         mode_word(forecast.mode),
@@ -213,6 +205,9 @@ fn describe(found: &Found, spec: &Spec) -> std::result::Result<(Value, [String; 
         State::Complete(header) => header,
         State::Broken(why) => return Err(why.clone()),
         State::Partial { busy: true } => return Err("somebody works on it".to_owned()),
+        State::Partial { busy: false } if found.is_ahead() => {
+            return Err("copied beforehand for the next upgrade".to_owned());
+        }
         State::Partial { busy: false } => return Err("left half-made; `wemixvisor backup prune` removes it".to_owned()),
     };
     let held = list::measure(found, spec).map_err(|e| e.message)?;

@@ -10,7 +10,9 @@ use flate2::write::GzEncoder;
 use rustix::fs::{AtFlags, CWD, FileType, RenameFlags, Stat, readlinkat, renameat_with, statat};
 use tar::{Builder, EntryType, Header};
 
-use super::list::{Found, mtime_ns};
+use super::copy::mtime_ns;
+use super::list::Found;
+use super::place::MANIFEST;
 use super::reader::Manifest;
 use super::{Progress, Tell, walk};
 use crate::error::{Error, OnFile, Result};
@@ -68,14 +70,14 @@ pub fn write<'a>(found: &Found, out: &'a mut (dyn Write + 'a), shown: &'a Path, 
     // Read to its end first: what is not whole is not exported.
     let mut manifest = Manifest::open(&found.dir)?;
     while manifest.next()?.is_some() {}
-    let progress = Progress { of: Some(manifest.totals()?.bytes), ..Progress::default() };
+    let progress = Progress { of: Some(manifest.totals().bytes), ..Progress::default() };
     let zip = GzEncoder::new(out, Compression::fast());
     let mut archive = Archive { tar: Builder::new(zip), shown, progress, tell };
     let written = (|| {
         let of = |name: &str| statat(&top, name, AtFlags::SYMLINK_NOFOLLOW).on("read", &found.dir.join(name));
         archive.add_directory(Path::new(&found.name), &of(".")?)?;
-        let manifest = File::open(found.dir.join("manifest.json")).on("read", &found.dir)?;
-        archive.add_file(&Path::new(&found.name).join("manifest.json"), &of("manifest.json")?, manifest)?;
+        let manifest = File::open(found.dir.join(MANIFEST)).on("read", &found.dir)?;
+        archive.add_file(&Path::new(&found.name).join(MANIFEST), &of(MANIFEST)?, manifest)?;
         archive.progress.bytes = 0;
         let data = Path::new(&found.name).join("data");
         archive.add_directory(&data, &of("data")?)?;

@@ -4,17 +4,13 @@ use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 
+use super::copy::{allocated, mtime_ns};
+use super::place::{AHEAD, INSIDE, MANIFEST, PARTIAL};
 use super::reader::Manifest;
 use super::{Spec, walk};
 use crate::config::nearest;
 use crate::error::{Error, OnFile, Result};
 use crate::manifest::{Entry, Header, How, Totals};
-
-/// What the name of a backup that is not complete begins with.
-pub const PARTIAL: &str = ".partial-";
-
-/// The folder for backups inside the data directory, for where links from outside do not work.
-pub const INSIDE: &str = ".wemixvisor-backups";
 
 /// A directory that is, or was to become, a backup.
 #[derive(Clone, Debug, PartialEq)]
@@ -91,6 +87,11 @@ impl Found {
         self.header().and_then(|header| seconds(&header.created))
     }
 
+    /// Whether it is what was copied beforehand, which the next upgrade completes.
+    pub fn is_ahead(&self) -> bool {
+        self.name == AHEAD
+    }
+
     fn rank(&self) -> (u8, i64) {
         let group = match self.state {
             State::Complete(_) => 0,
@@ -113,16 +114,16 @@ impl Found {
 fn look_at(dir: PathBuf, name: String) -> Option<Found> {
     let state = if name.starts_with(PARTIAL) {
         State::Partial { busy: File::open(&dir).is_ok_and(|dir| dir.try_lock_shared().is_err()) }
-    } else if !is_name(&name) || !(dir.join("manifest.json").exists() || dir.join("data").exists()) {
+    } else if !is_name(&name) || !(dir.join(MANIFEST).exists() || dir.join("data").exists()) {
         return None;
     } else {
         match Manifest::open(&dir) {
-            Ok(manifest) if seconds(&manifest.header.created).is_none() => State::Broken(format!(
-                "cannot understand {}: {:?} is no time",
-                dir.join("manifest.json").display(),
-                manifest.header.created
+            Ok(manifest) if seconds(&manifest.header().created).is_none() => State::Broken(format!(
+                "cannot use {}: {:?} is no time",
+                dir.join(MANIFEST).display(),
+                manifest.header().created
             )),
-            Ok(manifest) => State::Complete(manifest.header),
+            Ok(manifest) => State::Complete(manifest.header().clone()),
             Err(e) => State::Broken(e.message),
         }
     };
@@ -167,9 +168,8 @@ pub fn measure(found: &Found, spec: &Spec) -> Result<Held> {
     let top = walk::top(&found.dir.join("data"))?;
     let live = walk::top(&spec.data_dir).ok();
     let mut manifest = Manifest::open(&found.dir)?;
-    let mut held = Held::default();
-    while let Some(entry) = manifest.next()? {
-        let path = manifest.path(&entry)?;
+    let mut held = Held { totals: manifest.totals(), exclusive: 0 };
+    while let Some((entry, path)) = manifest.next()? {
         let Some(stat) = walk::stat_below(top.as_fd(), &path)? else { continue };
         let only_here = match entry.how {
             How::Copy => true,
@@ -181,22 +181,15 @@ pub fn measure(found: &Found, spec: &Spec) -> Result<Held> {
             },
         };
         if only_here {
-            held.exclusive += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+            held.exclusive += allocated(&stat);
         }
     }
-    held.totals = manifest.totals()?;
     Ok(held)
 }
 
 /// Whether a file has the size and the time that the manifest tells.
 pub fn is_same(entry: &Entry, stat: &rustix::fs::Stat) -> bool {
     u64::try_from(stat.st_size).ok() == Some(entry.size) && mtime_ns(stat) == entry.mtime_ns
-}
-
-/// Time of the last change, nanoseconds since 1970.
-pub fn mtime_ns(stat: &rustix::fs::Stat) -> i64 {
-    let nanos = i64::try_from(stat.st_mtime_nsec).unwrap_or(0);
-    stat.st_mtime.saturating_mul(1_000_000_000).saturating_add(nanos)
 }
 
 /// A name that cannot leave its directory: that of an upgrade, a time and perhaps a number.

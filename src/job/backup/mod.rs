@@ -1,20 +1,29 @@
-//! Backups of the node's data.
+//! Backups of the node's data: how they are made, found, looked at, put back in its place and removed.
 
+mod copy;
+mod create;
 pub mod export;
 pub mod list;
+mod place;
 pub mod prune;
 mod reader;
+mod restore;
+#[cfg(test)]
+mod tests;
+mod tree;
 pub mod verify;
 mod walk;
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::config::BackupMode;
-use crate::error::{Error, Result};
+use crate::error::{OnFile, Result};
 use crate::home::{Home, Release};
-use crate::manifest::{How, Mode};
+use crate::manifest::{How, Mode, Writer};
 
 /// What is backed up, and where to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -78,33 +87,41 @@ pub struct About {
 pub type Tell<'a> = &'a mut dyn FnMut(Progress);
 
 /// What would be done, and whether there is room. The node may run. An error says what stands in the way.
-pub fn forecast(_home: &Home, _spec: &Spec) -> Result<Forecast> {
-    Err(Error::failed("backups are not there yet"))
+pub fn forecast(home: &Home, spec: &Spec) -> Result<Forecast> {
+    create::forecast(home, spec)
 }
 
 /// Copies beforehand what must be copied and never changes again, while the node runs. `create` goes on from there.
-/// Returns the bytes that it copied.
-pub fn copy_ahead(_home: &Home, _spec: &Spec, _tell: Tell) -> Result<u64> {
-    Err(Error::failed("backups are not there yet"))
+/// Returns the bytes that it copied. What changed within the last second is left for later.
+pub fn copy_ahead(home: &Home, spec: &Spec, tell: Tell) -> Result<u64> {
+    create::copy_ahead(home, spec, tell)
 }
 
 /// Makes a backup; the caller holds `data.lock` and no node lives. Returns its name. One with this id is adopted.
-pub fn create(_home: &Home, _spec: &Spec, _about: &About, _tell: Tell) -> Result<String> {
-    Err(Error::failed("backups are not there yet"))
+pub fn create(home: &Home, spec: &Spec, about: &About, tell: Tell) -> Result<String> {
+    create::create(home, spec, about, tell)
 }
 
 /// Puts a backup in the data's place; the caller holds `data.lock` and no node lives. Returns the name of the backup that
-/// what it replaced became. Can be killed at any instant and called again with the same backup and `id`.
-pub fn restore(_home: &Home, _spec: &Spec, _name: &str, _id: &str, _tell: Tell) -> Result<String> {
-    Err(Error::failed("backups are not there yet"))
+/// what it replaced became. Can be killed at any instant and called again with the same backup and `id`; another restore
+/// has another `id`.
+pub fn restore(home: &Home, spec: &Spec, name: &str, id: &str, tell: Tell) -> Result<String> {
+    restore::restore(home, spec, name, id, tell)
 }
 
 /// Whether an exchange of trees was interrupted: nobody may start before `finish_restore` has ended it.
-pub fn restore_pending(_home: &Home) -> bool {
-    false
+pub fn restore_pending(home: &Home) -> bool {
+    home.restore().symlink_metadata().is_ok()
 }
 
 /// Ends an interrupted exchange; nothing to do is success.
-pub fn finish_restore(_home: &Home) -> Result<()> {
-    Ok(())
+pub fn finish_restore(home: &Home) -> Result<()> {
+    restore::finish(home)
+}
+
+/// Ends a manifest and syncs it.
+fn end_manifest(manifest: Option<Writer<BufWriter<File>>>, path: &Path) -> Result<()> {
+    let Some(manifest) = manifest else { return Ok(()) };
+    let (out, _) = manifest.end().on("write", path)?;
+    out.into_inner().map_err(|e| e.into_error()).and_then(|file| file.sync_all()).on("write", path)
 }

@@ -2,18 +2,20 @@
 //! that a kill leaves nothing half under one.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use super::list::{self, Found, PARTIAL, State};
+use super::list::{self, Found, State};
+use super::place::{AHEAD, PARTIAL, c_name, rename_new};
+use super::tree::{open_dir, remove_tree};
 use super::{Spec, restore_pending};
 use crate::config::{Config, show_size};
 use crate::error::{OnFile, Result};
 use crate::home::Home;
-use crate::job::durable;
+use crate::job::{durable, look};
 use crate::journal::unix_now;
+use crate::schedule::{Entry, Known, Schedule, Standing};
 
 /// What the half-made backup of what a restore replaces begins with: it is part of the restore while that is not finished.
 const OF_A_RESTORE: &str = ".partial-before-restore-";
@@ -63,8 +65,7 @@ pub fn prune(home: &Home, spec: &Spec, limits: &Limits, protect: Option<&str>) -
     let all = list::find(spec)?;
     let mut removed = Vec::new();
     for found in all.iter().filter(|found| matches!(found.state, State::Partial { busy: false })) {
-        let needed = found.name.starts_with(OF_A_RESTORE) && restore_under_way(home);
-        if !needed && remove(found)? {
+        if !needed(home, &found.name) && remove(found)? {
             removed.push(Removed { name: found.name.clone(), freed: None });
         }
     }
@@ -89,8 +90,16 @@ pub fn prune(home: &Home, spec: &Spec, limits: &Limits, protect: Option<&str>) -
     Ok(removed)
 }
 
-fn restore_under_way(home: &Home) -> bool {
-    restore_pending(home) || home.dir().join("restore.json").symlink_metadata().is_ok()
+/// Whether what is half-made is waited for by who will end it.
+fn needed(home: &Home, partial: &str) -> bool {
+    if partial == AHEAD {
+        // Copied beforehand for the next upgrade, whose downtime it spares.
+        let survey = look::look(home);
+        let known = Known { current: survey.current.ok(), brought: survey.brought };
+        let waits = |entry: &Entry| matches!(entry.standing, Standing::Pending | Standing::Conflict(_));
+        return !matches!(survey.journal, Ok(None)) || Schedule::new(&survey.plans, &known).entries.iter().any(waits);
+    }
+    partial.starts_with(OF_A_RESTORE) && restore_pending(home)
 }
 
 /// Whether there is less room where it lies than there is to be.
@@ -109,33 +118,16 @@ fn remove(found: &Found) -> Result<bool> {
     if dir.try_lock().is_err() {
         return Ok(false);
     }
+    let at = open_dir(rustix::fs::CWD, place).on("read", place)?;
     let hidden = if found.name.starts_with(PARTIAL) {
-        found.dir.clone()
+        found.name.clone()
     } else {
-        let hidden = place.join(format!("{PARTIAL}removed-{}-{}", found.name, std::process::id()));
-        fs::rename(&found.dir, &hidden).on("remove", &found.dir)?;
+        let hidden = format!("{PARTIAL}removed-{}-{}", found.name, std::process::id());
+        rename_new(&at, &c_name(found.name.as_ref())?, &at, &c_name(hidden.as_ref())?).on("remove", &found.dir)?;
         durable::sync_dir(place)?;
         hidden
     };
-    // By descriptors and without following links, as the standard library does it.
-    let gone = match fs::remove_dir_all(&hidden) {
-        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => {
-            open_up(&hidden);
-            fs::remove_dir_all(&hidden)
-        }
-        gone => gone,
-    };
-    gone.on("remove", &hidden)?;
+    remove_tree(at.as_fd(), &c_name(hidden.as_ref())?).on("remove", &place.join(&hidden))?;
     durable::sync_dir(place)?;
     Ok(true)
-}
-
-/// Makes directories writable that their owner may not write to, as they came from the data.
-fn open_up(dir: &Path) {
-    let _ = fs::set_permissions(dir, fs::Permissions::from_mode(0o700));
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            open_up(&entry.path());
-        }
-    }
 }

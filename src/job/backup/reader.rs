@@ -1,90 +1,53 @@
-//! Interim reader of manifests.
+//! The manifest of a backup on disk: what `manifest` reads, with the file's name in every error.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufReader, Seek};
 use std::path::{Path, PathBuf};
 
+use super::place::MANIFEST;
 use crate::error::{Error, OnFile, Result};
-use crate::manifest::{Entry, Header, Totals};
+use crate::manifest::{Entry, Header, Reader, Totals, decode, read_totals};
 
-/// A manifest that is read line by line.
+/// A manifest that is read one file at a time.
 pub struct Manifest {
-    /// What it begins with.
-    pub header: Header,
-    file: BufReader<File>,
+    lines: Reader<BufReader<File>>,
+    totals: Totals,
     path: PathBuf,
-    line: Vec<u8>,
-    seen: Totals,
-    totals: Option<Totals>,
 }
 
 impl Manifest {
-    /// Opens the manifest of the backup in this directory.
+    /// Opens that of the backup in this directory. It has a first and a last line; what is between is read by `next`.
     pub fn open(dir: &Path) -> Result<Manifest> {
-        let path = dir.join("manifest.json");
-        let mut file = BufReader::new(File::open(&path).on("read", &path)?);
-        let mut line = Vec::new();
-        file.read_until(b'\n', &mut line).on("read", &path)?;
-        let mut text = line.trim_ascii_end().to_vec();
-        if !text.ends_with(b"[") {
-            return Err(Error::failed(format!("cannot understand {}: its first line is no header", path.display())));
-        }
-        text.extend_from_slice(b"]}");
-        let header: Header = serde_json::from_slice(&text).on("understand", &path)?;
-        if header.version != 1 {
-            return Err(Error::failed(format!("cannot understand {}: version", path.display())));
-        }
-        Ok(Manifest { header, file, path, line, seen: Totals::default(), totals: None })
+        let path = dir.join(MANIFEST);
+        let mut file = File::open(&path).on("read", &path)?;
+        let totals = read_totals(&mut file).on("use", &path)?;
+        file.rewind().on("read", &path)?;
+        let lines = Reader::new(BufReader::new(file)).on("use", &path)?;
+        Ok(Manifest { lines, totals, path })
     }
 
-    /// The next file; none at the end.
-    pub fn next(&mut self) -> Result<Option<Entry>> {
-        if self.totals.is_some() {
-            return Ok(None);
-        }
-        self.line.clear();
-        self.file.read_until(b'\n', &mut self.line).on("read", &self.path)?;
-        let text = self.line.trim_ascii_end();
-        if text.is_empty() {
-            return Err(Error::failed(format!("cannot understand {}: it is cut short", self.path.display())));
-        }
-        if let Some(rest) = text.strip_prefix(b"],") {
-            let mut whole = b"{".to_vec();
-            whole.extend_from_slice(rest);
-            let totals: Totals = serde_json::from_slice(&whole).on("understand", &self.path)?;
-            if totals != self.seen {
-                return Err(Error::failed(format!("cannot understand {}: its totals", self.path.display())));
-            }
-            self.totals = Some(totals);
-            return Ok(None);
-        }
-        let entry: Entry =
-            serde_json::from_slice(text.strip_suffix(b",").unwrap_or(text)).on("understand", &self.path)?;
-        self.seen.count += 1;
-        self.seen.bytes += entry.size;
-        Ok(Some(entry))
+    /// What it begins with.
+    pub fn header(&self) -> &Header {
+        self.lines.header()
     }
 
-    /// The totals; only after the end.
-    pub fn totals(&self) -> Result<Totals> {
-        self.totals.ok_or_else(|| Error::failed("not at the end"))
+    /// What it ends with.
+    pub fn totals(&self) -> Totals {
+        self.totals
     }
 
-    /// The path of an entry as bytes.
-    pub fn path(&self, entry: &Entry) -> Result<Vec<u8>> {
-        let bad = || Error::failed(format!("cannot understand {}: {:?}", self.path.display(), entry.path));
-        let mut out = Vec::new();
-        let mut rest = entry.path.as_bytes();
-        while let [first, tail @ ..] = rest {
-            if *first == b'%' {
-                let hex = tail.get(..2).and_then(|h| std::str::from_utf8(h).ok()).ok_or_else(bad)?;
-                out.push(u8::from_str_radix(hex, 16).map_err(|_| bad())?);
-                rest = &tail[2..];
-            } else {
-                out.push(*first);
-                rest = tail;
-            }
+    /// The next file and its path below `data/`; none at the end, when all that was read is as the totals say.
+    pub fn next(&mut self) -> Result<Option<(Entry, Vec<u8>)>> {
+        let Some(entry) = self.lines.next().on("use", &self.path)? else { return Ok(None) };
+        let path = decode(&entry.path).ok_or_else(|| self.broken(&entry))?;
+        // What it says is not trusted: a path leads downwards only.
+        if path.contains(&0) || path.split(|byte| *byte == b'/').any(|part| matches!(part, b"" | b"." | b"..")) {
+            return Err(self.broken(&entry));
         }
-        Ok(out)
+        Ok(Some((entry, path)))
+    }
+
+    fn broken(&self, entry: &Entry) -> Error {
+        Error::failed(format!("cannot use {}: the path {:?} leads out of the backup", self.path.display(), entry.path))
     }
 }

@@ -42,11 +42,10 @@ pub fn verify(found: &Found, full: bool, tell: Tell) -> Result<Verdict> {
     let data = found.dir.join("data");
     let top = walk::top(&data)?;
     let mut manifest = Manifest::open(&found.dir)?;
-    let mut verdict = Verdict::default();
+    let mut verdict = Verdict { totals: manifest.totals(), ..Verdict::default() };
     let mut listed: Vec<u64> = Vec::new();
     let mut there = 0;
-    while let Some(entry) = manifest.next()? {
-        let path = manifest.path(&entry)?;
+    while let Some((entry, path)) = manifest.next()? {
         listed.push(digest(&path));
         match walk::stat_below(top.as_fd(), &path)? {
             Some(stat) => {
@@ -58,7 +57,6 @@ pub fn verify(found: &Found, full: bool, tell: Tell) -> Result<Verdict> {
             None => verdict.fault(&entry.path, "is missing"),
         }
     }
-    verdict.totals = manifest.totals()?;
     listed.sort_unstable();
     let mut progress = Progress { of: full.then_some(verdict.totals.bytes), ..Progress::default() };
     let mut buffer = vec![0; if full { 256 << 10 } else { 0 }];

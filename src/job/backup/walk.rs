@@ -1,7 +1,7 @@
 //! Walks a tree of files by descriptors: no symbolic link is followed and nothing outside is ever reached, whatever the
 //! tree turns into meanwhile. Needs as many descriptors as the tree is deep, and no memory for names.
 
-use std::ffi::{CStr, CString, OsStr};
+use std::ffi::{CStr, OsStr};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -9,7 +9,8 @@ use std::path::Path;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, statat};
 
-use crate::error::{Error, OnFile, Result};
+use super::tree::open_dir;
+use crate::error::{OnFile, Result};
 
 /// One thing in a tree.
 pub struct Seen<'a> {
@@ -37,8 +38,7 @@ impl Seen<'_> {
 
 /// Opens a directory as the top of a tree.
 pub fn top(dir: &Path) -> Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(dir, flags, Mode::empty()).on("read", dir)
+    open_dir(rustix::fs::CWD, dir).on("read", dir)
 }
 
 /// Shows everything below `dir` to `see`: directories before what they hold. `path` is where `dir` lies.
@@ -58,8 +58,7 @@ pub fn walk(dir: OwnedFd, path: &mut Vec<u8>, see: &mut dyn FnMut(&Seen) -> Resu
         let stat = statat(&dir, name, AtFlags::SYMLINK_NOFOLLOW).on("read", shown(path))?;
         see(&Seen { dir: dir.as_fd(), name, path, stat: &stat })?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let inner = openat(&dir, name, flags, Mode::empty()).on("read", shown(path))?;
+            let inner = open_dir(&dir, name).on("read", shown(path))?;
             walk(inner, path, see)?;
         }
         path.truncate(above);
@@ -71,8 +70,7 @@ pub fn walk(dir: OwnedFd, path: &mut Vec<u8>, see: &mut dyn FnMut(&Seen) -> Resu
 /// because of the answer.
 pub fn stat_below(top: BorrowedFd, path: &[u8]) -> Result<Option<Stat>> {
     let gone = |e: rustix::io::Errno| e == rustix::io::Errno::NOENT || e == rustix::io::Errno::NOTDIR;
-    let found = safe(path)?;
-    match statat(top, &found, AtFlags::SYMLINK_NOFOLLOW) {
+    match statat(top, path, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(e) if gone(e) => Ok(None),
         Err(e) => Err(e).on("read", shown(path)),
@@ -83,13 +81,6 @@ fn open_in(dir: BorrowedFd, name: &CStr) -> rustix::io::Result<File> {
     // NONBLOCK: what has become a FIFO must not be waited for.
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     openat(dir, name, flags, Mode::empty()).map(File::from)
-}
-
-/// A path that leads downwards only: what a manifest says is not trusted.
-fn safe(path: &[u8]) -> Result<CString> {
-    let leaves = path.is_empty() || path.split(|byte| *byte == b'/').any(|part| matches!(part, b"" | b"." | b".."));
-    let path = (!leaves).then(|| CString::new(path).ok()).flatten();
-    path.ok_or_else(|| Error::failed("a path in the manifest leads out of the backup"))
 }
 
 /// A path for a message.
