@@ -724,10 +724,10 @@ fn the_data_is_where_the_settings_or_the_last_run_say_and_must_be_there() {
 #[test]
 fn a_full_disk_at_a_backup_is_named_and_leaves_no_half_one() {
     let home = Home::new();
-    let Some(disk) = Disk::new(&home, "full", "256k") else { return };
+    let Some(disk) = Disk::new(&home, "full", "30m") else { return };
     let data = home.dir.join("elsewhere");
     fs::create_dir(&data).unwrap();
-    let noise = vec![5; 40 << 10];
+    let noise = vec![5; 1 << 20];
     (0..20).for_each(|i| fs::write(data.join(format!("{i:06}.ldb")), &noise).unwrap());
     let set = format!("data_dir={}", data.display());
     let to = format!("data_backup_dir={}", disk.0.display());
