@@ -11,6 +11,9 @@ use crate::home::Home;
 use crate::journal::{rfc3339, unix_now};
 use crate::manifest::{Header, How, VERSION, Writer};
 
+/// What to do when there is no room.
+const HELP: &str = "make room, or set DAEMON_DATA_BACKUP_DIR (UNSAFE_SKIP_BACKUP=true goes without a backup)";
+
 /// The data, and where and how it is taken over.
 struct Chosen {
     site: Site,
@@ -43,13 +46,12 @@ pub fn copy_ahead(home: &Home, spec: &Spec, tell: Tell) -> Result<u64> {
         return Ok(0);
     }
     let partial = Partial::open(&chosen.place, AHEAD, chosen.site.owner)?;
-    let tally = complete(partial, |partial| {
+    let (_partial, tally) = partial.fill(|partial| {
         let rules = chosen.site.rules(Aim::Ahead, chosen.means);
         let target = partial.data()?;
         let (tally, _) = Walk::new(rules, &chosen.site.data, &partial.path, tell).run(Some(&target))?;
         Ok(tally)
-    })?
-    .1;
+    })?;
     Ok(tally.copied)
 }
 
@@ -82,7 +84,7 @@ pub fn create(home: &Home, spec: &Spec, about: &About, tell: Tell) -> Result<Str
         restore: None,
     };
     let partial = Partial::open(&chosen.place, AHEAD, site.owner)?;
-    let (partial, ()) = complete(partial, |partial| {
+    let (partial, ()) = partial.fill(|partial| {
         let path = partial.path.join(super::place::MANIFEST);
         let manifest = Writer::new(BufWriter::new(partial.manifest(site.owner)?), &header).on("write", &path)?;
         let target = partial.data()?;
@@ -93,17 +95,6 @@ pub fn create(home: &Home, spec: &Spec, about: &About, tell: Tell) -> Result<Str
         super::end_manifest(manifest, &path)
     })?;
     partial.commit(site, &base)
-}
-
-/// Does what fills a partial backup; when that fails, the room that it took is given back.
-fn complete<T>(partial: Partial, fill: impl FnOnce(&Partial) -> Result<T>) -> Result<(Partial, T)> {
-    match fill(&partial) {
-        Ok(filled) => Ok((partial, filled)),
-        Err(e) => {
-            let _ = partial.discard();
-            Err(e)
-        }
-    }
 }
 
 fn choose(home: &Home, spec: &Spec) -> Result<Chosen> {
@@ -125,7 +116,7 @@ fn look(chosen: &Chosen) -> Result<(Tally, u64)> {
     let walk = Walk::new(site.rules(Aim::Forecast, chosen.means), &site.data, &chosen.place, &mut quiet);
     let (tally, _) = walk.run(ahead.as_ref())?;
     not_empty(&tally, &site.data)?;
-    let free = room(&chosen.place, &tally)?;
+    let free = room(&chosen.place, &tally, "the backup", HELP)?;
     Ok((tally, free))
 }
 

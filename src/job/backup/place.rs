@@ -5,7 +5,7 @@ use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{BufReader, Write};
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -210,9 +210,10 @@ pub struct Partial {
     pub place: PathBuf,
     /// Its own path.
     pub path: PathBuf,
+    /// The directory itself.
+    pub fd: OwnedFd,
     at: OwnedFd,
     name: CString,
-    fd: OwnedFd,
 }
 
 impl Partial {
@@ -254,17 +255,28 @@ impl Partial {
         Ok(file)
     }
 
-    /// Removes it.
-    pub fn discard(self) -> Result<()> {
-        remove_tree(self.at.as_fd(), &self.name).on("remove", &self.path)
+    /// Does what fills it; when that fails, the room that it took is given back.
+    pub fn fill<T>(self, fill: impl FnOnce(&Partial) -> Result<T>) -> Result<(Partial, T)> {
+        match fill(&self) {
+            Ok(filled) => Ok((self, filled)),
+            Err(e) => {
+                let _ = remove_tree(self.at.as_fd(), &self.name);
+                Err(e)
+            }
+        }
+    }
+
+    /// Gives it its final name.
+    pub fn rename(self, name: &str) -> Result<()> {
+        rename_new(&self.at, &self.name, &self.at, &c_name(OsStr::new(name))?).on("name", &self.path)?;
+        fsync(&self.at).on("sync", &self.place)
     }
 
     /// Syncs names, links and clones of the whole file system, then gives it the first free name of these. Returns the name.
     pub fn commit(self, site: &Site, base: &str) -> Result<String> {
         rustix::fs::syncfs(&self.fd).on("sync", &self.path)?;
         let name = free_name(&site.places(), base)?;
-        rename_new(&self.at, &self.name, &self.at, &c_name(OsStr::new(&name))?).on("name", &self.path)?;
-        fsync(&self.at).on("sync", &self.place)?;
+        self.rename(&name)?;
         Ok(name)
     }
 }
@@ -317,15 +329,15 @@ pub fn mode(how: How) -> Mode {
     }
 }
 
-/// Whether a place has room for what a forecast says, in figures; with the setting that would help.
-pub fn room(place: &Path, tally: &Tally) -> Result<u64> {
+/// Whether a place has room for what a forecast says; the error has figures, and what would help.
+pub fn room(place: &Path, tally: &Tally, what: &str, help: &str) -> Result<u64> {
     let dir = open_dir(rustix::fs::CWD, place).on("read", place)?;
     let stat = fstatvfs(&dir).on("ask for room", place)?;
     let free = stat.f_bavail.saturating_mul(stat.f_frsize);
     let needed = tally.to_copy.saturating_add(tally.manifest).saturating_add(MARGIN);
     if free < needed {
         return Err(Error::failed(format!(
-            "a backup needs {}, {} are free at {}: make room, or set DAEMON_DATA_BACKUP_DIR (UNSAFE_SKIP_BACKUP=true goes without)",
+            "{what} needs {}, {} are free at {}: {help}",
             show_size(needed),
             show_size(free),
             place.display()
@@ -333,7 +345,7 @@ pub fn room(place: &Path, tally: &Tally) -> Result<u64> {
     }
     if stat.f_files > 0 && stat.f_favail < tally.inodes {
         return Err(Error::failed(format!(
-            "a backup needs {} inodes, {} are free at {}: make room, or set DAEMON_DATA_BACKUP_DIR (UNSAFE_SKIP_BACKUP=true goes without)",
+            "{what} needs {} inodes, {} are free at {}: {help}",
             tally.inodes,
             stat.f_favail,
             place.display()
@@ -365,6 +377,15 @@ pub fn trial(from: &Path, to: &Path) -> Result<Option<How>> {
     })();
     clear();
     tried
+}
+
+/// Whether things can be moved from one directory to another by renaming them.
+pub fn movable(from: &Path, to: &Path) -> Result<bool> {
+    let name = format!("{TRIAL}{}", std::process::id());
+    let (source, target) = (from.join(&name), to.join(&name));
+    let moved = new_file(&source).map(|_| fs::rename(&source, &target).is_ok());
+    [&source, &target].into_iter().for_each(|path| drop(fs::remove_file(path)));
+    moved
 }
 
 /// A new private file; what lies there is replaced, no link is followed.

@@ -121,11 +121,11 @@ fn listed(dir: &Path) -> Vec<String> {
 
 fn age(path: &Path) {
     let then = SystemTime::now() - Duration::from_secs(3600);
-    fs::File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
+    File::options().write(true).open(path).unwrap().set_modified(then).unwrap();
 }
 
 fn entries(backup: &Path) -> Vec<Entry> {
-    let file = std::io::BufReader::new(fs::File::open(backup.join("manifest.json")).unwrap());
+    let file = std::io::BufReader::new(File::open(backup.join("manifest.json")).unwrap());
     let mut reader = Reader::new(file).unwrap();
     let mut found = Vec::new();
     while let Some(entry) = reader.next().unwrap() {
@@ -216,7 +216,7 @@ fn a_backup_keeps_modes_times_links_holes_and_odd_names() {
     fs::create_dir(world.data("empty")).unwrap();
     fs::set_permissions(world.data("empty"), fs::Permissions::from_mode(0o2511)).unwrap();
     let _socket = std::os::unix::net::UnixListener::bind(world.data("geth.ipc")).unwrap();
-    let holes = fs::File::create(world.data("geth/holes")).unwrap();
+    let holes = File::create(world.data("geth/holes")).unwrap();
     holes.set_len(64 << 20).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&holes, b"in the middle", 30 << 20).unwrap();
     let name = world.create();
@@ -331,4 +331,205 @@ fn our_own_folders_in_the_data_are_left_out() {
     let name = world.create();
     assert_ne!(first, name);
     assert_eq!(listed(&world.backup(&name).join("data")), ["geth", "keystore"]);
+}
+
+/// What the node does after the backup: some of everything.
+fn go_on(world: &World) {
+    world.put("geth/chaindata/CURRENT", b"MANIFEST-000009\n");
+    world.put("geth/chaindata/000009.ldb", b"newer");
+    fs::remove_file(world.data("geth/chaindata/000001.ldb")).unwrap();
+    world.put("only-now/file", b"1");
+    fs::remove_dir_all(world.data("keystore")).unwrap();
+}
+
+fn put_back(world: &World, name: &str, id: &str) -> String {
+    restore(&world.home, &world.spec, name, id, &mut |_| ()).unwrap()
+}
+
+/// Builds the new tree and the intent, and exchanges nothing.
+fn prepare(world: &World, name: &str, id: &str) {
+    let site = place::Site::find(&world.home, &world.spec).unwrap();
+    restore::prepare(&world.home, &site, &world.backup(name), name, id, &mut |_| ()).unwrap();
+}
+
+/// The data are the backup's, what they replaced is a complete backup, nothing unfinished is left.
+fn restored(world: &World, name: &str, before: &[String]) {
+    let displaced: Vec<String> = world.names().into_iter().filter(|name| name.starts_with("before-restore")).collect();
+    assert_eq!(world.names().len(), 2, "{:?}", world.names());
+    let [displaced] = displaced.as_slice() else { panic!("{displaced:?}") };
+    let kept = ["upgrades", "upgrade-info.json", "etcd", ".wemixvisor-"];
+    let strip = |mut lines: Vec<String>| {
+        lines.retain(|line| !kept.iter().any(|kept| line.starts_with(kept)));
+        lines
+    };
+    assert_eq!(strip(of_backup(&world.spec.data_dir)), strip(photograph(&world.backup(name).join("data"))));
+    assert_eq!(photograph(&world.backup(displaced).join("data")), strip(before.to_vec()));
+    let listed: std::collections::BTreeSet<String> =
+        world.manifest(displaced).into_iter().map(|entry| entry.path).collect();
+    assert!(listed.contains("only-now/file"), "{listed:?}");
+    let header = place::header(&world.backup(displaced)).unwrap();
+    assert_eq!((header.upgrade.as_str(), header.id, header.restore.as_deref()), ("before-restore", None, Some("r-1")));
+    assert!(!restore_pending(&world.home));
+    assert!(!world.data("geth/LOCK").exists());
+}
+
+/// A world whose data directory is exchanged as a whole, and one where it is name by name.
+fn both() -> [World; 2] {
+    let mut whole = World::new();
+    whole.spec.data_dir = whole.root.join("chain");
+    let entries = World::new();
+    fs::create_dir_all(entries.data("upgrades/7")).unwrap();
+    fs::write(entries.data("upgrades/7/upgrade-info.json"), "{}").unwrap();
+    [whole.with_node(), entries.with_node()]
+}
+
+#[test]
+fn a_restore_puts_the_backup_in_the_data_s_place_and_keeps_what_was_there() {
+    for world in both() {
+        let name = world.create();
+        go_on(&world);
+        let before = photograph(&world.spec.data_dir);
+        let displaced = put_back(&world, &name, "r-1");
+        restored(&world, &name, &before);
+        assert_eq!(put_back(&world, &name, "r-1"), displaced, "the same restore is not done twice");
+        restored(&world, &name, &before);
+        put_back(&world, &displaced, "r-2");
+        assert!(world.data("only-now/file").exists() && !world.data("keystore").exists());
+    }
+}
+
+#[test]
+fn a_restore_leaves_plans_and_etcd_as_they_are_now() {
+    let world = World::new().with_node();
+    world.put("etcd/member/wal", b"old");
+    world.put("upgrades/5/upgrade-info.json", b"withdrawn since");
+    world.put("upgrade-info.json", b"old");
+    let name = world.create();
+    go_on(&world);
+    world.put("etcd/member/wal", b"new");
+    fs::remove_dir_all(world.data("upgrades/5")).unwrap();
+    world.put("upgrades/9/upgrade-info.json", b"new");
+    fs::remove_file(world.data("upgrade-info.json")).unwrap();
+    let before = photograph(&world.spec.data_dir);
+    put_back(&world, &name, "r-1");
+    restored(&world, &name, &before);
+    assert_eq!(fs::read(world.data("etcd/member/wal")).unwrap(), b"new");
+    assert_eq!(listed(&world.data("upgrades")), ["9"]);
+    assert!(!world.data("upgrade-info.json").exists());
+}
+
+#[test]
+fn a_backup_whose_linked_files_were_written_to_is_not_restored() {
+    let world = World::new().with_node();
+    let name = world.create();
+    if world.how(&name, "geth/chaindata/000001.ldb") != Some(How::Link) {
+        return;
+    }
+    fs::write(world.data("geth/chaindata/000001.ldb"), vec![b'x'; 3_000]).unwrap();
+    let before = photograph(&world.root);
+    let error = restore(&world.home, &world.spec, &name, "r-1", &mut |_| ()).unwrap_err().message;
+    assert!(error.contains("geth/chaindata/000001.ldb was changed"), "{error}");
+    assert_eq!(photograph(&world.root), before);
+    assert!(restore(&world.home, &world.spec, "v3-20260101-000000", "r-1", &mut |_| ()).is_err());
+}
+
+#[test]
+fn lost_data_are_restored_too() {
+    for world in both() {
+        let name = world.create();
+        fs::remove_dir_all(&world.spec.data_dir).unwrap();
+        put_back(&world, &name, "r-1");
+        assert!(world.data("geth/nodekey").exists());
+        assert!(!restore_pending(&world.home));
+    }
+}
+
+#[test]
+fn a_data_directory_that_is_a_link_stays_one() {
+    let mut world = World::new();
+    world.spec.data_dir = world.root.join("chain");
+    let mut world = world.with_node();
+    let link = world.root.join("link");
+    symlink("chain", &link).unwrap();
+    world.spec.data_dir = link.clone();
+    let name = world.create();
+    go_on(&world);
+    let before = photograph(&world.root.join("chain"));
+    put_back(&world, &name, "r-1");
+    assert_eq!(fs::read_link(&link).unwrap(), Path::new("chain"));
+    world.spec.data_dir = world.root.join("chain");
+    restored(&world, &name, &before);
+}
+
+/// What a killed restore may leave: each step is done to `data` and the unfinished backup.
+type Step = fn(&Path, &Path);
+
+fn exchange(one: &Path, other: &Path) {
+    let cwd = rustix::fs::CWD;
+    rustix::fs::renameat_with(cwd, one, cwd, other, rustix::fs::RenameFlags::EXCHANGE).unwrap();
+}
+
+#[test]
+fn a_restore_that_was_killed_anywhere_is_finished_by_the_next_try() {
+    let whole: &[Step] = &[|_, _| (), |data, partial| exchange(data, &partial.join("data"))];
+    let entries: &[Step] = &[
+        |_, _| (),
+        |data, partial| exchange(&data.join("geth"), &partial.join("data/geth")),
+        |data, partial| fs::rename(partial.join("data/keystore"), data.join("keystore")).unwrap(),
+        |data, partial| {
+            exchange(&data.join("geth"), &partial.join("data/geth"));
+            fs::rename(partial.join("data/keystore"), data.join("keystore")).unwrap();
+            fs::rename(data.join("only-now"), partial.join("data/only-now")).unwrap();
+        },
+        // The two steps of a file system that cannot exchange.
+        |data, partial| {
+            fs::create_dir(partial.join("old")).unwrap();
+            fs::rename(data.join("geth"), partial.join("old/geth")).unwrap();
+        },
+        |data, partial| {
+            fs::create_dir(partial.join("old")).unwrap();
+            fs::rename(data.join("geth"), partial.join("old/geth")).unwrap();
+            fs::rename(partial.join("data/geth"), data.join("geth")).unwrap();
+        },
+        |data, partial| {
+            exchange(&data.join("geth"), &partial.join("data/geth"));
+            fs::write(partial.join("manifest.json"), "{\"cut").unwrap();
+        },
+    ];
+    for (which, steps) in [whole, entries].into_iter().enumerate() {
+        for (number, step) in steps.iter().enumerate() {
+            for again in [false, true] {
+                let [first, second] = both();
+                let world = if which == 0 { first } else { second };
+                let name = world.create();
+                go_on(&world);
+                let before = photograph(&world.spec.data_dir);
+                prepare(&world, &name, "r-1");
+                assert!(restore_pending(&world.home));
+                assert_eq!(photograph(&world.spec.data_dir), before);
+                let partial = world.spec.backup_dir.join(".partial-before-restore-r-1");
+                let intent = fs::read_to_string(world.home.restore()).unwrap();
+                assert!(intent.contains(["whole", "entries"][which]), "{intent}");
+                step(&world.spec.data_dir, &partial);
+                let refused = create(
+                    &world.home,
+                    &world.spec,
+                    &About { id: None, upgrade: "x".into(), head: None, release: None },
+                    &mut |_| (),
+                );
+                assert!(refused.unwrap_err().message.contains("must be finished"), "step {number}");
+                if again {
+                    put_back(&world, &name, "r-1");
+                } else {
+                    finish_restore(&world.home).unwrap();
+                }
+                restored(&world, &name, &before);
+                finish_restore(&world.home).unwrap();
+                // Killed after the last rename, before the intent was removed.
+                fs::write(world.home.restore(), &intent).unwrap();
+                finish_restore(&world.home).unwrap();
+                restored(&world, &name, &before);
+            }
+        }
+    }
 }
