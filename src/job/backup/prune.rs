@@ -16,7 +16,7 @@ use crate::config::{Config, show_size};
 use crate::error::{OnFile, Result};
 use crate::home::Home;
 use crate::job::{durable, look};
-use crate::journal::unix_now;
+use crate::journal::{rfc3339, unix_now};
 use crate::schedule::{Entry, Known, Schedule, Standing};
 
 /// What the half-made backup of what a restore replaces begins with: it is part of the restore while that is not finished.
@@ -75,10 +75,9 @@ pub fn prune(home: &Home, spec: &Spec, limits: &Limits, protect: Option<&str>) -
     let meant = |found: &&Found| found.header().is_some_and(|header| limits.all || header.id.is_some());
     let meant: Vec<&Found> = all.iter().filter(meant).collect();
     let surplus = limits.keep.map_or(0, |keep| meant.len().saturating_sub(usize::try_from(keep).unwrap_or(usize::MAX)));
-    let now = i64::try_from(unix_now()).unwrap_or(i64::MAX);
+    let oldest = limits.max_age.map(|age| rfc3339(unix_now().saturating_sub(age.as_secs())));
     for (at, found) in meant.into_iter().enumerate() {
-        let age = now.saturating_sub(found.created().unwrap_or(now));
-        let old = limits.max_age.is_some_and(|most| u64::try_from(age).is_ok_and(|age| age > most.as_secs()));
+        let old = oldest.as_deref().is_some_and(|oldest| found.created() < oldest);
         let unwanted = at < surplus || old || crowded(found, limits.min_free)?;
         if !unwanted || protect == Some(found.name.as_str()) {
             continue;
