@@ -8,6 +8,7 @@
 mod answers;
 mod background;
 mod bad_input;
+mod crash;
 mod death;
 mod geth;
 mod init;
