@@ -46,6 +46,10 @@ struct Course {
     operator: &'static [&'static str],
     /// How it may end: the results in history, the release that runs.
     ends: &'static [(&'static [&'static str], &'static str)],
+    /// How long one run may take until it has converged.
+    patience: Duration,
+    /// What is tried instead of our own supervisor.
+    script: Option<&'static str>,
 }
 
 fn forward() -> Course {
@@ -56,6 +60,8 @@ fn forward() -> Course {
         base: None,
         operator: &[],
         ends: &[(&["committed"], "v2")],
+        patience: PATIENCE,
+        script: None,
     }
 }
 
@@ -76,6 +82,39 @@ fn undoing(committed: &Path) -> Course {
         base: Some(committed.to_owned()),
         operator: &["upgrade", "revert"],
         ends: &[(&["committed", "reverted"], "v1"), (&["committed"], "v2")],
+        ..forward()
+    }
+}
+
+/// Goes on from where another course was killed.
+fn recovering(of: &Course, from: &Point, halted: &Home) -> Course {
+    Course {
+        name: format!("{}, recovering after {} {} {}", of.name, from.who, from.call, from.k),
+        base: Some(halted.dir.clone()),
+        ..of.clone()
+    }
+}
+
+/// What people write before they have lost a node by it: the link removed and made again, nobody holds a lock.
+fn naive() -> Course {
+    Course {
+        name: "naive".to_owned(),
+        patience: Duration::from_secs(3),
+        script: Some(
+            r#"cd "$1"; shift
+            if ! [ -e history.jsonl ]; then
+                current/bin/node "$@" & node=$!
+                until [ "$(cat ../../d/geth/chaindata/head 2>/dev/null)" = 104 ]; do sleep 0.02; done
+                kill $node; wait $node
+                rm current
+                ln -s upgrades/v2 current
+                echo '{"result": "committed"}' > history.jsonl
+            fi
+            trap 'kill $node; wait $node; exit 0' TERM
+            current/bin/node "$@" & node=$!
+            wait $node"#,
+        ),
+        ..forward()
     }
 }
 
@@ -100,6 +139,11 @@ impl Course {
     }
 
     fn command(&self, home: &Home) -> Command {
+        if let Some(script) = self.script {
+            let mut command = Command::new("/bin/sh");
+            command.args(["-c", script, "naive"]).arg(home.own("")).args(self.node(home)).env("PATH", "/usr/bin:/bin");
+            return command;
+        }
         let quick = [
             "trial_time=1ms",
             "trial_blocks=1",
@@ -108,14 +152,19 @@ impl Course {
             "health_check_interval=100ms",
         ];
         let mut args: Vec<&str> = quick.iter().flat_map(|setting| ["--set", *setting]).collect();
-        let node = [&home.node_args()[..], &["--start-head".to_owned(), "100".to_owned()]].concat();
+        let node = self.node(home);
         args.push("run");
         args.extend(node.iter().map(String::as_str));
         home.command(&args)
     }
 
-    /// Whether the upgrade is at an end: nothing under way, one node, of the release that `current` points at.
-    fn ended(&self, home: &Home) -> Option<(Vec<String>, String)> {
+    fn node(&self, home: &Home) -> Vec<String> {
+        [&home.node_args()[..], &["--start-head".to_owned(), "100".to_owned()]].concat()
+    }
+
+    /// Whether the upgrade is at an end: nothing under way, one node, this supervisor's, of the release that `current` points
+    /// at.
+    fn ended(&self, home: &Home, supervisor: u32) -> Option<(Vec<String>, String)> {
         if home.own("journal.json").exists() {
             return None;
         }
@@ -127,8 +176,15 @@ impl Course {
         }
         let nodes = home.nodes();
         let last = home.events("start").pop()?;
-        (nodes.len() == 1 && last[1] == nodes[0].to_string() && last[2] == release).then_some((results, release))
+        let one = nodes.len() == 1 && parent(nodes[0]) == supervisor;
+        (one && last[1] == nodes[0].to_string() && last[2] == release).then_some((results, release))
     }
+}
+
+fn parent(pid: u32) -> u32 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("PPid:"));
+    line.and_then(|pid| pid.trim().parse().ok()).unwrap_or(0)
 }
 
 /// What has ended, in the order of history; a line that is being written is none yet.
@@ -231,7 +287,7 @@ fn record(course: &Course) -> Vec<(String, Vec<String>)> {
                 }
             }
             Some(Event::Pauses(pid, is, _)) => _ = who.entry(pid).or_insert(is),
-            None if watch.ended(true) => break,
+            None if watch.ended(traced.visor.pid(), true) => break,
             None => assert!(began.elapsed() < PATIENCE, "the recorded run never ended\n{}", home.report()),
         }
     }
@@ -239,31 +295,39 @@ fn record(course: &Course) -> Vec<(String, Vec<String>)> {
     calls.into_iter().filter_map(|(pid, calls)| Some((who.get(&pid)?.clone(), calls))).collect()
 }
 
-/// All points of a recorded run.
-fn points(recorded: &[(String, Vec<String>)]) -> BTreeSet<Point> {
+/// All points of a recorded run. Recoveries are many: there it is the supervisor that is killed, at what it and its steps do.
+fn points(course: &Course, recorded: &[(String, Vec<String>)]) -> BTreeSet<Point> {
+    let again = course.name.contains("recovering");
     let mut points = BTreeSet::new();
     let mut seen: BTreeMap<(String, String, usize), usize> = BTreeMap::new();
     for (who, calls) in recorded {
         let supervisor = who == "supervisor";
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut executed = false;
+        let (mut executed, mut own) = (false, false);
         for call in calls {
             let k = counts.entry(call).or_default();
             *k += 1;
             executed |= call == "execve";
+            own |= call == "prctl";
             let who = if executed || supervisor { who } else { "spawn" };
             let nth = seen.entry((who.to_owned(), call.clone(), *k)).or_default();
             *nth += 1;
             // A child that is not executed yet resets its handlers one by one: nobody sees that.
             let boring = who == "spawn" && call == "rt_sigaction";
-            // Those that only look are many, and alike.
-            let alike = *nth > 2 && ["look", "probe", "spawn"].contains(&who);
+            // Those that only look are many, and alike; a probe reads all of /proc.
+            let alike = *nth > 1 && ["look", "probe", "spawn"].contains(&who);
+            let alike = alike || (who == "probe" && !CHANGES.contains(&call.as_str()));
+            let alike = alike || (again && ["look", "probe", "spawn", "stage"].contains(&who));
             if boring || alike || matches!(call.as_str(), "exit_group" | "exit") {
                 continue;
             }
             let victims: &[Victim] = match who {
                 "supervisor" => &[Victim::Supervisor],
-                "look" | "probe" | "stage" | "spawn" => &[Victim::Both],
+                _ if again => &[Victim::Supervisor],
+                // Once its death signal is set, a worker dies with its supervisor: both die by the death of one.
+                "look" | "probe" | "stage" | "spawn" => &[Victim::Supervisor],
+                "shim" => &[Victim::Itself, Victim::Supervisor, Victim::Both],
+                _ if own => &[Victim::Itself, Victim::Supervisor],
                 _ => &[Victim::Itself, Victim::Supervisor, Victim::Both],
             };
             points.extend(victims.iter().map(|victim| Point {
@@ -309,7 +373,7 @@ impl<'a> Watch<'a> {
     }
 
     /// The same, and whether the upgrade is at an end. `type_it`: the operator is at the keyboard.
-    fn ended(&mut self, type_it: bool) -> bool {
+    fn ended(&mut self, supervisor: u32, type_it: bool) -> bool {
         self.look();
         if let Some(operator) = &mut self.operator {
             match operator.try_wait().unwrap() {
@@ -331,7 +395,7 @@ impl<'a> Watch<'a> {
             }
             return false;
         }
-        self.course.ended(self.home).is_some()
+        self.course.ended(self.home, supervisor).is_some()
     }
 
     /// What must hold at the end.
@@ -341,7 +405,7 @@ impl<'a> Watch<'a> {
             let _ = operator.wait();
         }
         let home = self.home;
-        match self.course.ended(home) {
+        match self.course.ended(home, visor.pid()) {
             None => _ = self.seen.insert(format!("it never ended: {:?}, nodes {:?}", results(home), home.nodes())),
             Some((results, release)) => {
                 let end = self.course.ends.iter().position(|(ends, at)| results == **ends && release == *at);
@@ -410,7 +474,7 @@ fn run(course: &Course, point: &Point, pause: Duration) -> Run {
     let mut end = End::Missed;
     let mut next: Option<Visor> = None;
     let began = Instant::now();
-    while began.elapsed() < PATIENCE {
+    while began.elapsed() < course.patience {
         match traced.next(Duration::from_millis(3)) {
             Some(Event::Pauses(pid, who, until)) => {
                 met += usize::from(who == point.who);
@@ -432,7 +496,7 @@ fn run(course: &Course, point: &Point, pause: Duration) -> Run {
                 watch.look();
             }
             Some(Event::Called(..)) => {}
-            None if watch.ended(next.is_none()) => break,
+            None if watch.ended(next.as_ref().unwrap_or(&traced.visor).pid(), next.is_none()) => break,
             None => {}
         }
     }
@@ -484,7 +548,7 @@ fn sweep(courses: &[Course]) {
     let mut dice = Dice(seed);
     let mut order: Vec<(u64, usize, Point)> = Vec::new();
     for (i, course) in courses.iter().enumerate() {
-        for point in points(&record(course)) {
+        for point in points(course, &record(course)) {
             let first = if CHANGES.contains(&point.call.as_str()) { 4 } else { 1 };
             order.push((dice.roll() / first, i, point));
         }
@@ -536,10 +600,95 @@ fn strace_is_missing() -> bool {
     missing
 }
 
+/// A home where this course was killed at this point, supervisor and all; the node had the time to end.
+fn halted(course: &Course, point: &Point) -> Option<Home> {
+    let home = course.home();
+    let pause = Duration::from_millis(100);
+    let traced = Traced::start(&home, &course.command(&home), &point.call, (&point.call, point.k, pause));
+    let mut watch = Watch::new(&home, course);
+    let mut met = 0;
+    let began = Instant::now();
+    while began.elapsed() < course.patience {
+        match traced.next(Duration::from_millis(3)) {
+            Some(Event::Pauses(pid, who, until)) => {
+                met += usize::from(who == point.who);
+                if met == point.nth && who == point.who {
+                    kill(traced.visor.pid(), Signal::KILL);
+                    kill(pid, Signal::KILL);
+                    let exact = SystemTime::now() < until;
+                    crate::support::until("nobody is left", || home.holders().is_empty().then_some(()));
+                    drop(traced);
+                    return exact.then_some(home);
+                }
+            }
+            Some(Event::Called(..)) => {}
+            None if watch.ended(traced.visor.pid(), true) => return None,
+            None => {}
+        }
+    }
+    None
+}
+
+/// The courses that begin where these were killed: after each call that moves a name, or after some of them.
+fn recoveries(of: &[Course]) -> Vec<(Home, Course)> {
+    let mut all_points = Vec::new();
+    let mut dice = Dice(seed());
+    for course in of {
+        let points = points(course, &record(course));
+        all_points.extend(points.into_iter().filter_map(|point| {
+            let moves = ["rename", "renameat2", "symlink", "symlinkat"].contains(&point.call.as_str());
+            let moves =
+                moves || (point.call.starts_with("unlink") && ["step Commit", "step Back"].contains(&&*point.who));
+            (moves && point.victim == Victim::Supervisor && point.who != "probe" && point.who != "stage")
+                .then(|| (dice.roll(), course, point))
+        }));
+    }
+    if !all() {
+        all_points.sort_by_key(|(order, ..)| *order);
+        all_points.truncate(3);
+    }
+    let home = |(_, course, point): (u64, &Course, Point)| {
+        let home = halted(course, &point)?;
+        let course = recovering(course, &point, &home);
+        Some((home, course))
+    };
+    all_points.into_iter().filter_map(home).collect()
+}
+
+/// A home where the upgrade went well.
+fn committed() -> Home {
+    let course = forward();
+    let home = course.home();
+    let mut visor = home.spawn(course.command(&home));
+    crate::support::until("it is committed", || course.ended(&home, visor.pid()));
+    visor.stop();
+    drop(visor);
+    home
+}
+
 #[test]
 fn an_upgrade_that_is_killed_at_any_system_call_ends_once() {
     if strace_is_missing() {
         return;
     }
-    sweep(&[forward(), reverting()]);
+    let committed = committed();
+    let courses = [forward(), reverting(), undoing(&committed.dir)];
+    let (_halted, again): (Vec<Home>, Vec<Course>) = recoveries(&courses[..2]).into_iter().unzip();
+    sweep(&[&courses[..], &again].concat());
+}
+
+#[test]
+fn a_naive_switch_is_seen_to_fail() {
+    if strace_is_missing() {
+        return;
+    }
+    let point =
+        |who: &str, call: &str, victim| Point { who: who.to_owned(), nth: 1, call: call.to_owned(), k: 1, victim };
+    let seen = |point: Point, sign: &str| {
+        let run = run_exactly(&naive(), &point);
+        assert_eq!(run.end, End::Reached);
+        assert!(run.violations.iter().any(|violation| violation.contains(sign)), "{:?}", run.violations);
+    };
+    seen(point("rm", "unlinkat", Victim::Both), "current cannot be read");
+    seen(point("sleep", "execve", Victim::Supervisor), "found the data in use");
 }
