@@ -7,6 +7,7 @@
 
 mod answers;
 mod background;
+mod backup;
 mod bad_input;
 mod crash;
 mod death;
