@@ -9,6 +9,7 @@ mod answers;
 mod background;
 mod backup;
 mod bad_input;
+mod crash;
 mod death;
 mod geth;
 mod hooks;
