@@ -14,6 +14,7 @@ mod init;
 mod launch;
 mod life;
 mod plans;
+mod power;
 mod recovery;
 mod rpc;
 mod support;
