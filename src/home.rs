@@ -172,6 +172,11 @@ impl Home {
         self.dir().join("journal.json")
     }
 
+    /// There as long as a restore exchanges the data: nobody may start meanwhile.
+    pub fn restore(&self) -> PathBuf {
+        self.dir().join("restore.json")
+    }
+
     /// The last known state: head, identity, how the last supervisor ended.
     pub fn state(&self) -> PathBuf {
         self.dir().join("state.json")

@@ -1,9 +1,12 @@
 //! Where an upgrade stands and what comes next: the journal and `next` (pure), and the forms of what else is remembered on
 //! disk (run record, last known state, history). Who writes each of them, and when, is said with the job that does.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 use crate::home::{Name, Release};
+use crate::job::backup;
 use crate::plan::Plan;
 
 /// How an upgrade ended.
@@ -35,16 +38,25 @@ impl Outcome {
     }
 }
 
-/// Where an upgrade stands. Backup and hook have their place between `Stop` and `Trial`.
+/// Where an upgrade stands. Forward it goes from the first to `Trial`; what is taken back goes by `Restore` where the data
+/// goes back too, else by `Back`, and by `Return` where the new release or a hook may have changed the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Stage {
-    /// The old release is to end, then the link is to move.
+    /// The old release is to end, then the data is to be backed up.
     Stop,
+    /// The data is safe; the first of the remaining hooks is to run.
+    Hook,
+    /// The hooks are done; the link is to move.
+    Switch,
     /// The link has moved; the new release is on probation.
     Trial,
+    /// The backup is to take the data's place.
+    Restore,
     /// The link is to go back to the release before.
     Back,
+    /// The link is back; the old release is to show that it can run on what the new one left.
+    Return,
 }
 
 /// What comes next in an upgrade, once no node lives.
@@ -52,8 +64,14 @@ pub enum Stage {
 pub enum Next {
     /// Start the release that `current` points at.
     Start,
+    /// Back up the data.
+    Backup,
+    /// Run a hook.
+    Hook,
     /// Move the link to the new release.
     Switch,
+    /// Put the backup in the data's place.
+    Restore,
     /// Move the link back and write down why.
     Back,
 }
@@ -61,8 +79,11 @@ pub enum Next {
 /// The only place that knows the order of an upgrade; asked after boot and after every step alike.
 pub fn next(journal: Option<&Journal>) -> Next {
     match journal.map(|j| j.stage) {
-        None | Some(Stage::Trial) => Next::Start,
-        Some(Stage::Stop) => Next::Switch,
+        None | Some(Stage::Trial | Stage::Return) => Next::Start,
+        Some(Stage::Stop) => Next::Backup,
+        Some(Stage::Hook) => Next::Hook,
+        Some(Stage::Switch) => Next::Switch,
+        Some(Stage::Restore) => Next::Restore,
         Some(Stage::Back) => Next::Back,
     }
 }
@@ -100,7 +121,25 @@ pub struct Journal {
     /// Who the node was before.
     #[serde(default)]
     pub identity: Identity,
-    /// How often the new release was started; counted on disk before each exec.
+    /// Which data is backed up and where to; none: the operator wants no backup.
+    #[serde(default)]
+    pub data: Option<backup::Spec>,
+    /// The backup that it made.
+    #[serde(default)]
+    pub backup: Option<String>,
+    /// The hooks that are still to run, in order.
+    #[serde(default)]
+    pub hooks: Vec<PathBuf>,
+    /// How often the first of them was started; counted on disk before each exec.
+    #[serde(default)]
+    pub attempt: u32,
+    /// Whether the data may be other than the old release left it: a hook or the new release was started.
+    #[serde(default)]
+    pub touched: bool,
+    /// The backup that the data became when it was replaced by the one from before the upgrade.
+    #[serde(default)]
+    pub replaced: Option<String>,
+    /// How often the release that has to prove itself was started; counted on disk before each exec.
     #[serde(default)]
     pub starts: u32,
     /// Whether the new release has proved that it runs.
@@ -117,6 +156,57 @@ pub struct Journal {
     /// Whether the old release ended by itself after TERM; unknown when its supervisor died with it.
     #[serde(default)]
     pub clean_stop: Option<bool>,
+}
+
+impl Journal {
+    /// One of which nothing more is known yet.
+    pub fn new(id: String, name: Name, stage: Stage, from: Release, to: Release, begun: u64) -> Journal {
+        Journal {
+            version: 1,
+            id,
+            name,
+            stage,
+            from,
+            to,
+            height: None,
+            digest: None,
+            plan: None,
+            passed: Vec::new(),
+            head: None,
+            identity: Identity::default(),
+            data: None,
+            backup: None,
+            hooks: Vec::new(),
+            attempt: 0,
+            touched: false,
+            replaced: None,
+            starts: 0,
+            proven: false,
+            back: None,
+            begun,
+            phases: Phases::default(),
+            clean_stop: None,
+        }
+    }
+
+    /// The release whose starts are counted because it has to prove itself, if one has.
+    pub fn on_probation(&self) -> Option<&Release> {
+        match self.stage {
+            Stage::Trial => Some(&self.to),
+            Stage::Return => Some(&self.from),
+            Stage::Stop | Stage::Hook | Stage::Switch | Stage::Restore | Stage::Back => None,
+        }
+    }
+
+    /// Whether the link was not moved to the new release yet.
+    pub fn before_switch(&self) -> bool {
+        matches!(self.stage, Stage::Stop | Stage::Hook | Stage::Switch)
+    }
+
+    /// The backup that could still take the data's place: there is one, and it was not done yet.
+    pub fn way_back(&self) -> Option<&str> {
+        self.backup.as_deref().filter(|_| self.touched && self.replaced.is_none())
+    }
 }
 
 /// A lower plan that a due one passes over.
@@ -151,6 +241,17 @@ pub struct Phases {
 }
 
 impl Phases {
+    /// What these do not tell, the others may.
+    pub fn or(self, others: Phases) -> Phases {
+        Phases {
+            stop: self.stop.or(others.stop),
+            backup: self.backup.or(others.backup),
+            hook: self.hook.or(others.hook),
+            switch: self.switch.or(others.switch),
+            start: self.start.or(others.start),
+        }
+    }
+
     /// All parts together, in milliseconds.
     pub fn total(&self) -> u64 {
         [self.stop, self.backup, self.hook, self.switch, self.start].into_iter().flatten().sum()
@@ -318,11 +419,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_order_of_an_upgrade_is_stop_switch_trial_and_a_revert_goes_back() {
+    fn the_order_of_an_upgrade_is_backup_hooks_switch_trial_and_what_is_taken_back_starts_the_old_release() {
         let text = include_str!("../fixtures/journal.json");
         let mut journal: Journal = serde_json::from_str(text).unwrap();
         assert_eq!(next(None), Next::Start);
-        for (stage, expected) in [(Stage::Stop, Next::Switch), (Stage::Trial, Next::Start), (Stage::Back, Next::Back)] {
+        for (stage, expected) in [
+            (Stage::Stop, Next::Backup),
+            (Stage::Hook, Next::Hook),
+            (Stage::Switch, Next::Switch),
+            (Stage::Trial, Next::Start),
+            (Stage::Restore, Next::Restore),
+            (Stage::Back, Next::Back),
+            (Stage::Return, Next::Start),
+        ] {
             journal.stage = stage;
             assert_eq!(next(Some(&journal)), expected);
         }

@@ -46,6 +46,15 @@ impl Plan {
         Some(short).filter(|s| !s.trim().is_empty())
     }
 
+    /// `info` as a hook gets it: the string itself, an object as JSON, nothing as nothing.
+    pub fn info_text(&self) -> String {
+        match &self.info {
+            Value::Null => String::new(),
+            Value::String(text) => text.clone(),
+            info @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => info.to_string(),
+        }
+    }
+
     /// Whether `info` names binaries that could be fetched.
     pub fn names_binaries(&self) -> bool {
         self.info_object().is_some_and(|object| object.get("binaries").is_some_and(Value::is_object))

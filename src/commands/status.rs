@@ -91,8 +91,10 @@ fn without_supervisor(context: &Context) -> Value {
 fn phase_word(stage: Stage) -> &'static str {
     match stage {
         Stage::Stop => "stopping",
+        Stage::Hook => "hook",
+        Stage::Switch => "switch",
         Stage::Trial => "trial",
-        Stage::Back => "reverting",
+        Stage::Restore | Stage::Back | Stage::Return => "reverting",
     }
 }
 

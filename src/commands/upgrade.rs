@@ -8,9 +8,10 @@ use serde_json::{Map, Value, json};
 
 use super::{Context, answer, client};
 use crate::cli::Upgrade;
+use crate::config::show_size;
 use crate::error::{Code, Error, OnFile, Result};
 use crate::home::{Name, Release};
-use crate::job::{check, durable, look, stage, step};
+use crate::job::{backup, check, durable, look, shim, stage, step};
 use crate::journal::{History, Outcome};
 use crate::plan::Plan;
 use crate::schedule::{Entry, Found, Known, Schedule, Standing};
@@ -234,7 +235,14 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
         },
     };
     let (name, entry) = entry;
-    let mut staged = stage::stage(home, &stage::Spec { release: home.find(&name) });
+    // As the supervisor does it: with the arguments of the node that runs, or ran last.
+    let args = shim::read_record(home).map_or_else(|| context.config.node_args.clone(), |record| record.args);
+    let args = home.current_release().and_then(|release| {
+        shim::with_node_args(home, &release, &args).map_err(|e| e.message)
+    }).unwrap_or(args);
+    let backup = (!context.config.skip_backup).then(|| backup::Spec::new(&context.config, home, &args));
+    let hook = context.config.custom_preupgrade.clone();
+    let mut staged = stage::stage(home, &stage::Spec { release: home.find(&name), backup, hook });
     staged.checks.insert(
         0,
         stage::Check {
@@ -266,10 +274,11 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
         good = false;
         outlook.push("DAEMON_UPGRADE_ENABLED is false: plans are shown, not executed".to_owned());
     }
-    outlook.push(
-        "downtime: the node's own stop and start, and some milliseconds between; this version makes no backup"
-            .to_owned(),
-    );
+    let copying = staged.backup.as_ref().map_or(0, |forecast| forecast.down_copy);
+    outlook.push(format!(
+        "downtime: the node's own stop and start, its hooks, and between them {}",
+        if copying == 0 { "some milliseconds".to_owned() } else { format!("the time to copy {}", show_size(copying)) }
+    ));
     if context.json {
         let text = json!({"name": name, "release": staged.release, "version": staged.version, "ready": good, "checks": staged.checks, "outlook": outlook});
         answer(&format!("{text:#}"))?;

@@ -145,6 +145,7 @@ pub enum Trigger {
 
 /// How backups are made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum BackupMode {
     /// A snapshot where that works, else a copy.
     #[default]
@@ -257,13 +258,13 @@ pub static SETTINGS: &[Setting] = &[
         "How many backups made by upgrades are kept after a committed upgrade.", |c, v| put(&mut c.backup_keep, number(v, MAX_COUNT))),
     row("DAEMON_BACKUP_MAX_AGE", None, "7d", TIME, Used::NotYet,
         "How long backups made by upgrades are kept.", |c, v| put(&mut c.backup_max_age, duration(v))),
-    row("UNSAFE_SKIP_BACKUP", None, "false", SWITCH, Used::NotYet,
+    row("UNSAFE_SKIP_BACKUP", None, "false", SWITCH, Used::Yes,
         "Upgrade without a backup.", |c, v| put(&mut c.skip_backup, boolean(v))),
-    row("DAEMON_PREUPGRADE_MAX_RETRIES", None, "0", RETRIES, Used::NotYet,
+    row("DAEMON_PREUPGRADE_MAX_RETRIES", None, "0", RETRIES, Used::Yes,
         "How often a hook that exits 31 is run again.", |c, v| put(&mut c.preupgrade_max_retries, number32(v))),
-    row("DAEMON_PREUPGRADE_TIMEOUT", None, "5m", TIME, Used::NotYet,
+    row("DAEMON_PREUPGRADE_TIMEOUT", None, "5m", TIME, Used::Yes,
         "A hook that runs longer is killed and the upgrade given up; 0: no limit.", |c, v| put(&mut c.preupgrade_timeout, duration(v))),
-    row("COSMOVISOR_CUSTOM_PREUPGRADE", None, "", "an absolute path, or one inside $DAEMON_HOME/wemixvisor without `..`", Used::NotYet,
+    row("COSMOVISOR_CUSTOM_PREUPGRADE", None, "", "an absolute path, or one inside $DAEMON_HOME/wemixvisor without `..`", Used::Yes,
         "A script that runs before every upgrade, the node being down.", |c, v| put(&mut c.custom_preupgrade, script(v).map(Some))),
     row("DAEMON_ALLOW_DOWNLOAD_BINARIES", None, "false", SWITCH, Used::NotYet,
         "Whether a release that is missing may be fetched from where its plan says.", |c, v| put(&mut c.allow_download, boolean(v))),
@@ -283,8 +284,8 @@ pub static SETTINGS: &[Setting] = &[
         "A node that neither answers nor makes progress for so long is restarted; 0: never.", |c, v| put(&mut c.hang_timeout, duration(v))),
     row("DAEMON_MIN_PEERS", None, "1", COUNT, Used::Yes,
         "Warn below so many peers.", |c, v| put(&mut c.min_peers, number(v, MAX_COUNT))),
-    row("DAEMON_MIN_DISK", None, "10GiB", SIZE, Used::NotYet,
-        "Warn below so much free space.", |c, v| put(&mut c.min_disk, size(v))),
+    row("DAEMON_MIN_DISK", None, "10GiB", SIZE, Used::Yes,
+        "Old backups made by upgrades are given up while less than twice this is free.", |c, v| put(&mut c.min_disk, size(v))),
     row("DAEMON_MAX_MEMORY", None, "", SIZE, Used::NotYet,
         "Warn when the node uses more memory.", |c, v| put(&mut c.max_memory, size(v).map(Some))),
     row("DAEMON_TRIAL_TIME", None, "60s", TIME, Used::Yes,
@@ -294,11 +295,11 @@ pub static SETTINGS: &[Setting] = &[
     row("DAEMON_TRIAL_TIMEOUT", None, "10m", "a duration of at least 100ms, such as 10m", Used::Yes,
         "After so long a trial without new blocks is spoken of, and a release without answer or progress is reverted.",
         |c, v| put(&mut c.trial_timeout, at_least(100, v))),
-    row("VALIDATOR_MODE", None, "false", SWITCH, Used::NotYet,
-        "The node is a validator: upgrade in its slot, and hold before starts that could sign twice.", |c, v| put(&mut c.validator_mode, boolean(v))),
+    row("VALIDATOR_MODE", None, "false", SWITCH, Used::Yes,
+        "The node is a validator: its starts are held while it could sign twice, and at its height a failed release stays.", |c, v| put(&mut c.validator_mode, boolean(v))),
     row("DAEMON_REFERENCE_RPC", None, "", RPC, Used::NotYet,
         "Another node of the same chain, to compare heads with.", |c, v| put(&mut c.reference_rpc, addresses(v))),
-    row("DAEMON_VALIDATOR_HOLD", None, "60s", TIME, Used::NotYet,
+    row("DAEMON_VALIDATOR_HOLD", None, "60s", TIME, Used::Yes,
         "The longest hold before a validator is started.", |c, v| put(&mut c.validator_hold, duration(v))),
     row("DAEMON_ROLLING_SPACING", None, "60", COUNT, Used::NotYet,
         "Blocks between two validators' slots in a rolling upgrade.", |c, v| put(&mut c.rolling_spacing, number(v, MAX_COUNT))),

@@ -12,7 +12,7 @@ use super::shim::{open_lock, read_record, write_record};
 use super::{Line, Note, look, say, step};
 use crate::error::Result;
 use crate::home::Home;
-use crate::journal::{Record, Stage};
+use crate::journal::Record;
 use crate::proc::{self, Holder};
 
 /// How often it looks again when nobody's end woke it.
@@ -28,7 +28,7 @@ pub struct Spec {
     pub kill: bool,
     /// How the node ended, for the run record.
     pub ended: Option<String>,
-    /// A start of a release on trial that ended because it was asked to is none that failed: so many count.
+    /// A start of a release on probation that ended because it was asked to is none that failed: so many count.
     pub starts: Option<u32>,
 }
 
@@ -77,7 +77,7 @@ pub fn clear(home: &Home, spec: &Spec) -> Result<()> {
         wait_for_an_end(&holders);
     }
     if let Some(starts) = spec.starts
-        && let Some(mut journal) = look::read_journal(home)?.filter(|j| j.stage == Stage::Trial && j.starts > starts)
+        && let Some(mut journal) = look::read_journal(home)?.filter(|j| j.on_probation().is_some() && j.starts > starts)
     {
         journal.starts = starts;
         // Neither of these two is worth a node that cannot be stopped or started: a full disk is only told.

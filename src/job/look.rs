@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::backup;
 use super::shim::read_record;
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Release};
@@ -31,6 +32,8 @@ pub struct Survey {
     pub plans: Vec<Found>,
     /// Files that hold no plan, and why.
     pub errors: Vec<PlanError>,
+    /// Whether an exchange of data and backup was interrupted.
+    pub restoring: bool,
     /// The last finished upgrade.
     pub last: Option<History>,
     /// The last known state.
@@ -65,6 +68,7 @@ pub fn look(home: &Home) -> Survey {
         journal: read_journal(home).map_err(|e| e.message),
         plans,
         errors,
+        restoring: backup::restore_pending(home),
         last: history.last().cloned(),
         known: read_known(home),
         known_error: try_known(home).err().map(|e| e.message),

@@ -36,6 +36,10 @@ pub enum Job {
     Stage(stage::Spec),
     /// Move an upgrade on by one durable step.
     Step(Box<step::Step>),
+    /// Copy what a backup will need and will not change any more, while the node runs.
+    CopyAhead(backup::Spec),
+    /// Remove the backups that are not to be kept any longer.
+    Prune(backup::Spec, backup::prune::Limits),
     /// Wait until nobody holds the data any more, ending who was left behind.
     Clear(clear::Spec),
     /// Read the settings again.
@@ -98,6 +102,13 @@ pub enum Note {
     Refused(String),
     /// The shim: on record; exec is next. The end of its pipe says that it worked.
     Recorded(Recorded),
+    /// The shim: this start of the hook is on record; exec is next.
+    HookStarted {
+        /// How often it was started by now.
+        attempt: u32,
+    },
+    /// How far a backup or a restore is.
+    Progress(backup::Progress),
     /// The shim: the program could not be executed.
     NotExecuted(String),
     /// The shim: something that the operator should know.
@@ -126,6 +137,10 @@ pub enum Report {
     Staged(stage::Staged),
     /// Of `Step`: the journal as it is now.
     Stepped(Option<Box<Journal>>),
+    /// Of `CopyAhead`: so many bytes were copied.
+    CopiedAhead(u64),
+    /// Of `Prune`: the backups that were removed.
+    Pruned(Vec<String>),
     /// Of `Clear`: nobody holds the data.
     Cleared,
     /// Of `Reload`.
@@ -174,6 +189,13 @@ fn run(home: &Home, job: Job) -> Result<Report> {
         Job::Probe(spec) => probe::probe(home, &spec).map(|probed| Report::Probed(Box::new(probed))),
         Job::Stage(spec) => Ok(Report::Staged(stage::stage(home, &spec))),
         Job::Step(step) => step::carry_out(home, *step).map(|journal| Report::Stepped(journal.map(Box::new))),
+        Job::CopyAhead(spec) => {
+            backup::copy_ahead(home, &spec, &mut |progress| say(&Line::Note(Note::Progress(progress)))).map(Report::CopiedAhead)
+        }
+        Job::Prune(spec, limits) => {
+            let under_way = look::read_journal(home)?.and_then(|journal| journal.backup);
+            backup::prune::prune(home, &spec, &limits, under_way.as_deref()).map(Report::Pruned)
+        }
         Job::Clear(spec) => clear::clear(home, &spec).map(|()| Report::Cleared),
         Job::Reload(flags) => flags.resolve().map(|settings| Report::Settings(Box::new(settings))),
     }

@@ -1,5 +1,5 @@
-//! The exec shim: takes `data.lock`, puts the start on record, makes its own session, and becomes the node. The lock is
-//! inherited by all that the node starts, so it is free exactly when the last of them is gone.
+//! The exec shim: takes `data.lock`, puts the start on record, makes its own session, and becomes the node or a hook. The
+//! lock is inherited by all that those start, so it is free exactly when the last of them is gone.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -14,11 +14,12 @@ use rustix::io::FdFlags;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use super::{Line, Note, Recorded, durable, look};
-use crate::error::{OnFile, Result};
+use super::{Line, Note, Recorded, backup, durable, look};
+use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Release};
 use crate::journal::{Record, Stage, unix_now};
 use crate::node_args;
+use crate::plan::Plan;
 use crate::proc;
 
 /// Variables that speak of the supervisor and would mislead the node.
@@ -28,13 +29,29 @@ const NOT_FOR_THE_NODE: &[&str] =
 /// The signals whose inherited "ignore" is undone. TERM is among them: a node that ignores it could not be stopped.
 const ORDINARY: &[i32] = &[1, 2, 3, 10, 12, 14, 15, 17, 18, 20, 21, 22, 23, 28];
 
-/// How the node is to be started; its arguments follow on the command line.
+/// What is to be started; its arguments follow on the command line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
     /// The supervisor's process id: who else is our parent means that it died.
     pub supervisor: u32,
     /// The home.
     pub home: Home,
+    /// Who we become.
+    pub program: Program,
+}
+
+/// Who a shim becomes.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Program {
+    /// The node.
+    Node(Node),
+    /// The first of the journal's remaining hooks.
+    Hook,
+}
+
+/// How the node is to be started.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Node {
     /// Where the node's output goes; ours when none.
     pub log: Option<PathBuf>,
     /// Whether the node gets the supervisor's stdin instead of /dev/null.
@@ -45,7 +62,11 @@ pub struct Spec {
     pub allow_empty_data: bool,
 }
 
-/// Becomes the node, or says on the report pipe (its stdin) why not.
+
+/// The longest `info` of a plan that a hook gets in its environment, in bytes; the whole plan is in UPGRADE_INFO_FILE.
+const INFO_MAX: usize = 64 << 10;
+
+/// Becomes the node or a hook, or says on the report pipe (its stdin) why not.
 pub fn exec(words: &[String]) -> ExitCode {
     let Some((spec, args)) = words.split_first() else { return ExitCode::from(2) };
     let Ok(spec) = serde_json::from_slice::<Spec>(spec.as_bytes()) else { return ExitCode::from(2) };
@@ -79,41 +100,63 @@ fn tell(report: &mut File, note: Note) {
 }
 
 fn prepare(spec: &Spec, args: &[String], report: &mut File) -> std::result::Result<Ready, Box<Note>> {
-    let refused = |e: crate::error::Error| Box::new(Note::Refused(e.message));
     let _ = rustix::process::setsid();
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
     let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
     if u32::try_from(parent).ok() != Some(spec.supervisor) {
         return Err(Box::new(Note::Refused("the supervisor is gone".to_owned())));
     }
-    redirect_stdin(spec).map_err(refused)?;
+    let stdin = matches!(&spec.program, Program::Node(node) if node.stdin);
+    redirect_stdin(spec.supervisor, stdin).map_err(refused)?;
     let lock = open_lock(&spec.home).map_err(refused)?;
     if lock.try_lock().is_err() {
         return Err(Box::new(Note::Busy(super::clear::holders(&spec.home))));
     }
-    let release = spec.home.current_release().map_err(|e| Box::new(Note::Refused(e)))?;
-    let binary = spec.home.current_binary();
-    let final_args = match with_node_args(&spec.home, &release, args) {
+    let command = match &spec.program {
+        Program::Node(node) => node_command(&spec.home, node, args, &lock, report)?,
+        Program::Hook => hook_command(&spec.home, report)?,
+    };
+    Ok(Ready { command, lock })
+}
+
+fn refused(e: Error) -> Box<Note> {
+    Box::new(Note::Refused(e.message))
+}
+
+fn node_command(
+    home: &Home,
+    node: &Node,
+    args: &[String],
+    lock: &File,
+    report: &mut File,
+) -> std::result::Result<Command, Box<Note>> {
+    if backup::restore_pending(home) {
+        let why = format!("{} says that the data is being exchanged: that is to be ended first", home.restore().display());
+        return Err(refused(Error::refused(why)));
+    }
+    let release = home.current_release().map_err(|e| Box::new(Note::Refused(e)))?;
+    let binary = home.current_binary();
+    let final_args = match with_node_args(home, &release, args) {
         Ok(args) => args,
         Err(e) => {
             // The release's own fault, and so a start of it that failed.
-            let starts = count_start(&spec.home, &release).unwrap_or(0);
+            let starts = count_start(home, &release).unwrap_or(0);
             tell(report, Note::Recorded(Recorded { release, args: Vec::new(), starts }));
             return Err(Box::new(Note::NotExecuted(e.message)));
         }
     };
-    if !spec.allow_empty_data {
-        let data_dir = spec.data_dir.clone().or_else(|| node_args::data_dir(&final_args));
-        guard(&spec.home, &data_dir.unwrap_or_else(|| spec.home.data())).map_err(refused)?;
+    if !node.allow_empty_data {
+        let data_dir = node.data_dir.clone().or_else(|| node_args::data_dir(&final_args));
+        guard(home, &data_dir.unwrap_or_else(|| home.data())).map_err(refused)?;
     }
-    redirect_output(spec).map_err(refused)?;
+    redirect_output(home, node).map_err(refused)?;
     // A start that cannot be put on record is still a start: a disk that is full must not cost the node.
-    let starts = count_start(&spec.home, &release).unwrap_or_else(|e| {
+    let starts = count_start(home, &release).unwrap_or_else(|e| {
         tell(report, Note::Warning(format!("{e}: this start of {release} is not counted")));
         0
     });
     let death_signal = !has_capabilities(&binary);
-    if let Err(e) = record(&lock, &spec.home, &release, args, death_signal) {
+    if let Err(e) = record(lock, home, &release, args, death_signal) {
         tell(report, Note::Warning(format!("{e}: this start is not on record")));
     }
     undo_ignored();
@@ -123,7 +166,42 @@ fn prepare(spec: &Spec, args: &[String], report: &mut File) -> std::result::Resu
     for variable in NOT_FOR_THE_NODE {
         command.env_remove(variable);
     }
-    Ok(Ready { command, lock })
+    Ok(command)
+}
+
+fn hook_command(home: &Home, report: &mut File) -> std::result::Result<Command, Box<Note>> {
+    let journal = look::read_journal(home).map_err(refused)?.filter(|j| j.stage == Stage::Hook);
+    let Some((mut journal, path)) = journal.and_then(|j| j.hooks.first().cloned().map(|path| (j, path))) else {
+        return Err(Box::new(Note::Refused("the journal names no hook to run".to_owned())));
+    };
+    // On disk before the exec: from here on the data may be other than it was.
+    journal.attempt += 1;
+    journal.touched = true;
+    super::step::write_journal(home, &journal).map_err(refused)?;
+    undo_ignored();
+    tell(report, Note::HookStarted { attempt: journal.attempt });
+    let mut command = Command::new(path);
+    let height = journal.height.map_or_else(String::new, |height| height.to_string());
+    let backup = journal.data.as_ref().zip(journal.backup.as_ref());
+    let backup = backup.and_then(|(spec, name)| backup::find(home, spec, name)).unwrap_or_default();
+    let info = journal.plan.as_ref().map_or_else(String::new, Plan::info_text);
+    command
+        .args([journal.name.as_str(), &height])
+        .current_dir(home.root())
+        .env("DAEMON_HOME", home.root())
+        .env("DAEMON_NAME", home.binary_name())
+        .env("UPGRADE_NAME", journal.name.as_str())
+        .env("UPGRADE_HEIGHT", height)
+        .env("UPGRADE_INFO_FILE", home.release(&journal.to).join("upgrade-info.json"))
+        .env("UPGRADE_BACKUP", backup)
+        .env("UPGRADE_ATTEMPT", journal.attempt.to_string());
+    if info.len() < INFO_MAX {
+        command.env("UPGRADE_INFO", info);
+    }
+    for variable in NOT_FOR_THE_NODE {
+        command.env_remove(variable);
+    }
+    Ok(command)
 }
 
 /// Opens the data lock, making it when it is not there.
@@ -175,7 +253,7 @@ fn record(lock: &File, home: &Home, release: &Release, args: &[String], death_si
 
 /// Deaths in a trial are counted on disk, before the exec: three starts are three, whoever died with them.
 fn count_start(home: &Home, release: &Release) -> Result<u32> {
-    let Some(mut journal) = look::read_journal(home)?.filter(|j| j.stage == Stage::Trial && j.to == *release) else {
+    let Some(mut journal) = look::read_journal(home)?.filter(|j| j.on_probation() == Some(release)) else {
         return Ok(0);
     };
     journal.starts += 1;
@@ -192,7 +270,7 @@ fn guard(home: &Home, data_dir: &Path) -> Result<()> {
     let empty = fs::read_dir(data_dir)
         .map_or(true, |mut entries| !entries.any(|e| e.is_ok_and(|e| !look::is_ours_in_data(&e.path()))));
     match known.head {
-        Some(head) if head.number > 0 && empty => Err(crate::error::Error::refused(format!(
+        Some(head) if head.number > 0 && empty => Err(Error::refused(format!(
             "{} is empty, but this node was at block {}: is its disk not mounted? (if it is meant to be empty: --set allow_empty_data=true)",
             data_dir.display(),
             head.number
@@ -224,24 +302,24 @@ fn expand(text: &str, args: &[String]) -> Vec<String> {
     all
 }
 
-fn redirect_stdin(spec: &Spec) -> Result<()> {
+fn redirect_stdin(supervisor: u32, wanted: bool) -> Result<()> {
     // The supervisor's own stdin, opened anew; a socket cannot be, and gives /dev/null. NOCTTY: it must not become the
     // terminal of the node's session.
-    let theirs = PathBuf::from(format!("/proc/{}/fd/0", spec.supervisor));
+    let theirs = PathBuf::from(format!("/proc/{supervisor}/fd/0"));
     let open = |path: &Path| {
         OpenOptions::new().read(true).custom_flags(rustix::fs::OFlags::NOCTTY.bits().cast_signed()).open(path)
     };
     let null = Path::new("/dev/null");
-    let file = if spec.stdin { open(&theirs).or_else(|_| open(null)) } else { open(null) }.on("open", null)?;
+    let file = if wanted { open(&theirs).or_else(|_| open(null)) } else { open(null) }.on("open", null)?;
     rustix::stdio::dup2_stdin(file).on("take as stdin", null)
 }
 
-fn redirect_output(spec: &Spec) -> Result<()> {
-    let Some(log) = &spec.log else { return Ok(()) };
+fn redirect_output(home: &Home, node: &Node) -> Result<()> {
+    let Some(log) = &node.log else { return Ok(()) };
     let fresh = !log.exists();
     // Opened for append, no pipe: whatever dies, the node keeps writing.
     let file = OpenOptions::new().append(true).create(true).mode(0o640).open(log).on("open the node's log", log)?;
-    if fresh && let Ok(owner) = spec.home.owner() {
+    if fresh && let Ok(owner) = home.owner() {
         durable::give(log, owner)?;
     }
     rustix::stdio::dup2_stdout(&file).on("write to", log)?;

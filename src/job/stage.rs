@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::{Deserialize, Serialize};
 
-use super::{check, durable, look, shim};
+use super::{backup, check, durable, look, shim, step};
 use crate::error::{OnFile, Result};
 use crate::home::{Home, Release};
 
@@ -26,6 +26,10 @@ const VERSION_MAX: u64 = 64 << 10;
 pub struct Spec {
     /// The release.
     pub release: Release,
+    /// What its upgrade will back up and where to; none: the operator wants no backup.
+    pub backup: Option<backup::Spec>,
+    /// The operator's own hook.
+    pub hook: Option<PathBuf>,
 }
 
 /// What was found.
@@ -39,6 +43,8 @@ pub struct Staged {
     pub checks: Vec<Check>,
     /// What the binary says of its version.
     pub version: Option<String>,
+    /// What the backup will be.
+    pub backup: Option<backup::Forecast>,
 }
 
 /// One check and its finding.
@@ -62,8 +68,13 @@ impl Staged {
 /// Does every check, up to the first that fails.
 pub fn stage(home: &Home, spec: &Spec) -> Staged {
     let binary = home.binary(&spec.release);
-    let mut staged =
-        Staged { release: spec.release.clone(), print: look::fingerprint(&binary), checks: Vec::new(), version: None };
+    let mut staged = Staged {
+        release: spec.release.clone(),
+        print: look::fingerprint(&binary),
+        checks: Vec::new(),
+        version: None,
+        backup: None,
+    };
     let mut good = staged.note("the binary can be executed here", check::executable(&binary).map(|()| None));
     good = good && {
         let told = version(&binary);
@@ -75,7 +86,24 @@ pub fn stage(home: &Home, spec: &Spec) -> Staged {
             "its node-args can be read",
             shim::with_node_args(home, &spec.release, &[]).map(|_| None).map_err(|e| e.message),
         );
+    let hooks = step::hooks(home, spec.hook.as_deref(), &spec.release);
+    if !hooks.is_empty() {
+        let finding = hooks.iter().try_for_each(|hook| check::executable(hook));
+        good = good && staged.note("its hooks can be run", finding.map(|()| Some(listed(&hooks))));
+    }
     good = good && staged.note("the link can be moved", trial_link(home).map(|()| None).map_err(|e| e.message));
+    good = good
+        && match &spec.backup {
+            Some(spec) => {
+                let forecast = backup::forecast(home, spec);
+                staged.backup = forecast.as_ref().ok().cloned();
+                staged.note("the data can be backed up", forecast.map(|f| Some(f.to_string())).map_err(|e| e.message))
+            }
+            None => {
+                let remark = "UNSAFE_SKIP_BACKUP is set: the data cannot come back".to_owned();
+                staged.note("no backup is wanted", Ok(Some(remark)))
+            }
+        };
     if good && shim::has_capabilities(&binary) {
         let remark =
             "it has file capabilities: the kernel then sends no TERM to the node when its supervisor is killed";
@@ -94,6 +122,10 @@ impl Staged {
         self.checks.push(Check { what: what.to_owned(), problem, remark });
         good
     }
+}
+
+fn listed(hooks: &[PathBuf]) -> String {
+    hooks.iter().map(|hook| hook.display().to_string()).collect::<Vec<_>>().join(", then ")
 }
 
 /// Makes, moves and removes a link as the switch will, beside `current`.

@@ -1,13 +1,13 @@
 //! The durable steps of an upgrade. Each can be killed at any instant and run again: what it finds done it leaves alone.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use super::shim::open_lock;
-use super::{check, durable, look};
+use super::{Line, Note, backup, check, durable, look, say};
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Name, Release};
 use crate::journal::{History, Identity, Journal, Outcome, Passed, Phases, Stage, rfc3339, unix_now};
@@ -20,20 +20,19 @@ const LOCK_WAIT: Duration = Duration::from_secs(10);
 pub enum Step {
     /// Write the journal: from here on the upgrade is under way. The node may still live.
     Begin(Begin),
-    /// Move the link to the new release. No node lives.
-    Switch {
-        /// How long the stop took, in milliseconds.
-        stop_ms: Option<u64>,
-        /// Whether the old release ended by itself after TERM.
-        clean_stop: Option<bool>,
+    /// Make sure that the data can come back. No node lives.
+    Backup(Backup),
+    /// The first of the remaining hooks is done.
+    Hooked {
+        /// How long the hooks took so far, in milliseconds.
+        hook_ms: Option<u64>,
     },
+    /// Move the link to the new release. No node lives.
+    Switch,
     /// The new release has proved itself: deaths no longer bring the old one back.
     Prove {
-        /// How long the move of the link took, in milliseconds: the job that does it cannot tell, for its journal is on disk
-        /// before the link moves.
-        switch_ms: Option<u64>,
-        /// From the link's move until it was executed, in milliseconds.
-        start_ms: Option<u64>,
+        /// How long each part took, as the supervisor saw it: a job cannot tell, for its journal is on disk before its end.
+        phases: Phases,
     },
     /// The upgrade is finished.
     Commit,
@@ -43,8 +42,17 @@ pub enum Step {
         outcome: Outcome,
         /// Why.
         reason: String,
+        /// Whether its plan stays pending: it was no fault of the release or of a hook.
+        put_off: bool,
     },
-    /// Move the link back and write down why. No node lives, unless the link is back already.
+    /// Put the backup in the data's place, or end such an exchange that was interrupted. No node lives.
+    Restore,
+    /// Leave the data as it is: it cannot be brought back.
+    Forgo {
+        /// Why.
+        reason: String,
+    },
+    /// Move the link back, if it is not, and write down why. No node lives, unless the link is back already.
     Back,
     /// Take back the last finished upgrade: its journal again, at the point where it goes back.
     Undo {
@@ -74,6 +82,19 @@ pub struct Begin {
     pub head: Option<u64>,
     /// Who the node is.
     pub identity: Identity,
+    /// Which data is backed up and where to; none: the operator wants no backup.
+    pub data: Option<backup::Spec>,
+}
+
+/// What the backup of an upgrade needs to know.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Backup {
+    /// The operator's own hook.
+    pub hook: Option<PathBuf>,
+    /// How long the stop took, in milliseconds.
+    pub stop_ms: Option<u64>,
+    /// Whether the old release ended by itself after TERM.
+    pub clean_stop: Option<bool>,
 }
 
 /// Does one step and returns the journal as it is then.
@@ -81,27 +102,65 @@ pub fn carry_out(home: &Home, step: Step) -> Result<Option<Journal>> {
     let journal = look::read_journal(home)?;
     match step {
         Step::Begin(begin) => self::begin(home, journal, begin).map(Some),
-        Step::Switch { stop_ms, clean_stop } => switch(home, under_way(journal)?, stop_ms, clean_stop).map(Some),
-        Step::Prove { switch_ms, start_ms } => {
+        Step::Backup(backup) => back_up(home, under_way(journal)?, backup).map(Some),
+        Step::Hooked { hook_ms } => {
+            let mut journal = under_way(journal)?;
+            if journal.stage == Stage::Hook {
+                journal.hooks = journal.hooks.split_off(1.min(journal.hooks.len()));
+                journal.attempt = 0;
+                journal.phases.hook = hook_ms.or(journal.phases.hook);
+                journal.stage = if journal.hooks.is_empty() { Stage::Switch } else { Stage::Hook };
+                write_journal(home, &journal)?;
+            }
+            Ok(Some(journal))
+        }
+        Step::Switch => switch(home, under_way(journal)?).map(Some),
+        Step::Prove { phases } => {
             let mut journal = under_way(journal)?;
             journal.proven = true;
-            journal.phases.switch = journal.phases.switch.or(switch_ms);
-            journal.phases.start = journal.phases.start.or(start_ms);
+            journal.phases = phases.or(journal.phases);
             write_journal(home, &journal)?;
             Ok(Some(journal))
         }
         Step::Commit => journal.map_or(Ok(()), |journal| finish(home, &journal, Outcome::Committed, "")).map(|()| None),
-        Step::TurnBack { outcome, reason } => {
+        Step::TurnBack { outcome, reason, put_off } => {
             let mut journal = under_way(journal)?;
             if !is_runnable(home, &journal.from) {
                 return Err(Error::failed(format!("{} is gone: put it back", home.binary(&journal.from).display())));
             }
-            journal.stage = Stage::Back;
-            journal.back = Some((outcome, reason));
+            match journal.stage {
+                // The old release cannot run on what was left behind: the data goes back, nothing else changes.
+                Stage::Return => {
+                    let (outcome, before) = journal.back.unwrap_or((outcome, String::new()));
+                    journal.stage = Stage::Restore;
+                    journal.back = Some((outcome, format!("{before}; {reason}")));
+                }
+                Stage::Restore | Stage::Back => return Ok(Some(journal)),
+                Stage::Stop | Stage::Hook | Stage::Switch | Stage::Trial => {
+                    // A hook may have changed what the old release is to run on; the new one shows it by the old one's end.
+                    let at_once = journal.before_switch() && journal.way_back().is_some();
+                    journal.stage = if at_once { Stage::Restore } else { Stage::Back };
+                    journal.back = Some((outcome, reason));
+                    // The history line without a digest holds nothing against the plan.
+                    journal.digest = journal.digest.filter(|_| !put_off);
+                }
+            }
             write_journal(home, &journal)?;
             Ok(Some(journal))
         }
-        Step::Back => journal.map_or(Ok(()), |journal| back(home, &journal)).map(|()| None),
+        Step::Restore => restore(home, journal),
+        Step::Forgo { reason } => {
+            let mut journal = under_way(journal)?;
+            if journal.stage == Stage::Restore {
+                journal.stage = Stage::Back;
+                journal.touched = false;
+                let (outcome, before) = journal.back.unwrap_or((Outcome::Failed, String::new()));
+                journal.back = Some((outcome, format!("{before}; the data stays as it is: {reason}")));
+                write_journal(home, &journal)?;
+            }
+            Ok(Some(journal))
+        }
+        Step::Back => journal.map_or(Ok(None), |journal| back(home, journal)),
         Step::Undo { to, reason } => undo(home, journal, to, reason).map(Some),
     }
 }
@@ -128,48 +187,75 @@ fn begin(home: &Home, journal: Option<Journal>, begin: Begin) -> Result<Journal>
     }
     let plan = begin.digest.as_ref().map(|digest| look::find_plan(home, digest)).transpose()?;
     let begun = unix_now();
+    let id = format!("{}-{begun}-{}", begin.name, std::process::id());
+    let from = begin.from.map_or_else(|| home.current_release().map_err(Error::failed), Ok)?;
     let journal = Journal {
-        version: 1,
-        id: format!("{}-{begun}-{}", begin.name, std::process::id()),
-        name: begin.name,
-        stage: Stage::Stop,
-        from: begin.from.map_or_else(|| home.current_release().map_err(Error::failed), Ok)?,
-        to: begin.to,
         height: begin.height,
         digest: begin.digest,
         plan,
         passed: begin.passed,
         head: begin.head,
         identity: begin.identity,
-        starts: 0,
-        proven: false,
-        back: None,
-        begun,
-        phases: Phases::default(),
-        clean_stop: None,
+        data: begin.data,
+        ..Journal::new(id, begin.name, Stage::Stop, from, begin.to, begun)
     };
     write_journal(home, &journal)?;
     Ok(journal)
 }
 
-fn switch(home: &Home, mut journal: Journal, stop_ms: Option<u64>, clean_stop: Option<bool>) -> Result<Journal> {
+/// The hooks of a release that exist, in the order in which they run: the operator's own, then the one that came with it.
+pub fn hooks(home: &Home, own: Option<&Path>, release: &Release) -> Vec<PathBuf> {
+    let with_it = home.release(release).join("pre-upgrade");
+    let with_it = with_it.symlink_metadata().is_ok().then_some(with_it);
+    own.map(|hook| home.dir().join(hook)).into_iter().chain(with_it).collect()
+}
+
+fn back_up(home: &Home, mut journal: Journal, backup: Backup) -> Result<Journal> {
+    if journal.stage != Stage::Stop {
+        return Ok(journal);
+    }
     let _held = hold_data(home)?;
-    check::executable(&home.binary(&journal.to)).map_err(Error::failed)?;
     let owner = home.owner().on("read", home.root())?;
+    if let Some(head) = look::read_known(home).head {
+        journal.head = journal.head.max(Some(head.number));
+    }
     if let (Some(plan), Release::Upgrade(_)) = (&journal.plan, &journal.to) {
-        // The plan that brought the release stays with it: it says up to which height plans are past.
+        // The plan that brought the release stays with it: hooks read it, and it says up to which height plans are past.
         let path = home.release(&journal.to).join("upgrade-info.json");
         let text = serde_json::to_vec(plan).on("write", &path)?;
         durable::replace_file(&path, &text, 0o644, owner)?;
     }
-    if let Some(head) = look::read_known(home).head {
-        journal.head = journal.head.max(Some(head.number));
+    if let Some(spec) = &journal.data {
+        let began = Instant::now();
+        let about = backup::About {
+            id: Some(journal.id.clone()),
+            upgrade: journal.name.to_string(),
+            head: journal.head,
+            release: Some(journal.from.clone()),
+        };
+        let name = backup::create(home, spec, &about, &mut |progress| say(&Line::Note(Note::Progress(progress))))?;
+        journal.backup = Some(name);
+        journal.phases.backup = u64::try_from(began.elapsed().as_millis()).ok();
     }
+    journal.phases.stop = backup.stop_ms;
+    journal.clean_stop = backup.clean_stop;
+    journal.hooks = hooks(home, backup.hook.as_deref(), &journal.to);
+    journal.stage = if journal.hooks.is_empty() { Stage::Switch } else { Stage::Hook };
+    write_journal(home, &journal)?;
+    Ok(journal)
+}
+
+fn switch(home: &Home, mut journal: Journal) -> Result<Journal> {
+    if journal.stage != Stage::Switch {
+        return Ok(journal);
+    }
+    let _held = hold_data(home)?;
+    check::executable(&home.binary(&journal.to)).map_err(Error::failed)?;
+    let owner = home.owner().on("read", home.root())?;
     let from = home.current_release().map_err(Error::failed)?;
     journal.stage = Stage::Trial;
     journal.starts = 0;
-    journal.clean_stop = clean_stop;
-    journal.phases.stop = stop_ms;
+    journal.touched = true;
     // All that needs room is on disk before the link moves; what follows are two renames.
     let text = serde_json::to_vec(&journal).on("write", &home.journal())?;
     let prepared = durable::Prepared::new(&home.journal(), &text, 0o600, owner)?;
@@ -182,7 +268,26 @@ fn switch(home: &Home, mut journal: Journal, stop_ms: Option<u64>, clean_stop: O
     Ok(journal)
 }
 
-fn back(home: &Home, journal: &Journal) -> Result<()> {
+/// Brings the data back, or ends what an interrupted `backup restore` began.
+fn restore(home: &Home, journal: Option<Journal>) -> Result<Option<Journal>> {
+    let _held = hold_data(home)?;
+    let Some(mut journal) = journal.filter(|j| j.stage == Stage::Restore) else {
+        return backup::finish_restore(home).and_then(|()| look::read_journal(home));
+    };
+    if let (Some(spec), Some(name)) = (&journal.data, &journal.backup) {
+        let tell = &mut |progress| say(&Line::Note(Note::Progress(progress)));
+        let replaced = backup::restore(home, spec, name, &journal.id, tell)?;
+        if let Some((_, reason)) = &mut journal.back {
+            reason.push_str(&format!("; the data went back to backup {name}, what it replaced is {replaced}"));
+        }
+        journal.replaced = Some(replaced);
+    }
+    journal.stage = Stage::Back;
+    write_journal(home, &journal)?;
+    Ok(Some(journal))
+}
+
+fn back(home: &Home, mut journal: Journal) -> Result<Option<Journal>> {
     if home.current_release().as_ref() != Ok(&journal.from) {
         if !is_runnable(home, &journal.from) {
             return Err(Error::failed(format!("{} is gone: put it back", home.binary(&journal.from).display())));
@@ -190,8 +295,15 @@ fn back(home: &Home, journal: &Journal) -> Result<()> {
         let _held = hold_data(home)?;
         durable::replace_link(&home.current(), &journal.from.target(), home.owner().on("read", home.root())?)?;
     }
+    if journal.stage == Stage::Back && journal.way_back().is_some() {
+        // The way back stays open until the old release has shown that it can run on this data.
+        journal.stage = Stage::Return;
+        journal.starts = 0;
+        write_journal(home, &journal)?;
+        return Ok(Some(journal));
+    }
     let (outcome, reason) = journal.back.clone().unwrap_or((Outcome::Failed, "no reason was recorded".to_owned()));
-    finish(home, journal, outcome, &reason)
+    finish(home, &journal, outcome, &reason).map(|()| None)
 }
 
 /// The history line (once per upgrade), then the journal goes.
@@ -216,7 +328,7 @@ fn finish(home: &Home, journal: &Journal, outcome: Outcome, reason: &str) -> Res
                 finished: rfc3339(unix_now()),
                 downtime_ms: journal.phases.total(),
                 phases: journal.phases,
-                backup: None,
+                backup: journal.backup.clone(),
                 clean_stop: journal.clean_stop,
                 digest: journal.digest.clone(),
             },
@@ -276,29 +388,17 @@ fn undo(home: &Home, journal: Option<Journal>, to: Release, reason: String) -> R
     };
     let last = look::read_history(home).into_iter().rev().find(|h| h.to == current && h.result == Outcome::Committed);
     let begun = unix_now();
+    let id = last.as_ref().map_or_else(|| format!("{name}-{begun}-{}", std::process::id()), |h| h.id.clone());
+    let name = last.as_ref().map_or_else(|| name.clone(), |h| h.name.clone());
     let journal = Journal {
-        version: 1,
-        id: last.as_ref().map_or_else(|| format!("{name}-{begun}-{}", std::process::id()), |h| h.id.clone()),
-        name: last.as_ref().map_or_else(|| name.clone(), |h| h.name.clone()),
-        stage: Stage::Back,
-        from: to,
-        to: current.clone(),
         height: last.as_ref().and_then(|h| h.height),
         // Also one that came without a plan's digest must not be due again by its plan.
         digest: last.and_then(|h| h.digest).or_else(|| {
             let plans = look::plan_files(home).into_iter().filter_map(|(_, plans)| plans.ok()).flatten();
             plans.into_iter().find(|plan| home.find(&plan.name) == current).map(|plan| plan.digest())
         }),
-        plan: None,
-        passed: Vec::new(),
-        head: None,
-        identity: Identity::default(),
-        starts: 0,
-        proven: false,
         back: Some((Outcome::Reverted, reason)),
-        begun,
-        phases: Phases::default(),
-        clean_stop: None,
+        ..Journal::new(id, name, Stage::Back, to, current.clone(), begun)
     };
     write_journal(home, &journal)?;
     Ok(journal)

@@ -5,8 +5,11 @@ use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
 
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
+};
 
+use super::output::Output;
 use crate::job::shim::Spec as ShimSpec;
 use crate::job::{Line, Spec};
 
@@ -19,6 +22,12 @@ const LINE_MAX: usize = 32 << 20;
 /// This program, as the kernel knows it: also when its file was replaced meanwhile.
 const OURSELVES: &str = "/proc/self/exe";
 
+fn shim(spec: &ShimSpec) -> std::io::Result<Command> {
+    let mut command = Command::new(OURSELVES);
+    command.arg("exec").arg(serde_json::to_string(spec)?);
+    Ok(command)
+}
+
 /// A child that was started.
 pub struct Child {
     pid: Pid,
@@ -30,6 +39,8 @@ pub struct Child {
     pub recorded: bool,
     /// The last word of a job.
     pub result: Option<Line>,
+    /// What a hook writes.
+    pub output: Option<Output>,
 }
 
 /// What was read from a child's reports.
@@ -60,13 +71,22 @@ impl Child {
     /// Starts the exec shim, which becomes the node.
     pub fn node(spec: &ShimSpec, args: &[String]) -> std::io::Result<Child> {
         let (reports, write) = std::io::pipe()?;
-        let child = Command::new(OURSELVES)
-            .arg("exec")
-            .arg(serde_json::to_string(spec)?)
-            .args(args)
-            .stdin(Stdio::from(write))
-            .spawn()?;
+        let child = shim(spec)?.args(args).stdin(Stdio::from(write)).spawn()?;
         Ok(Child::new(&child, OwnedFd::from(reports)))
+    }
+
+    /// Starts the exec shim, which becomes a hook; what that writes comes to us.
+    pub fn hook(spec: &ShimSpec) -> std::io::Result<Child> {
+        let (reports, write) = std::io::pipe()?;
+        let (output, stdout) = std::io::pipe()?;
+        let stderr = stdout.try_clone()?;
+        let child = shim(spec)?
+            .stdin(Stdio::from(write))
+            .stdout(Stdio::from(stdout))
+            .stderr(Stdio::from(stderr))
+            .spawn()?;
+        let output = Output::new(File::from(OwnedFd::from(output)));
+        Ok(Child { output: Some(output), ..Child::new(&child, OwnedFd::from(reports)) })
     }
 
     fn new(child: &std::process::Child, reports: OwnedFd) -> Child {
@@ -79,6 +99,7 @@ impl Child {
             seen: Vec::new(),
             recorded: false,
             result: None,
+            output: None,
         }
     }
 
@@ -94,7 +115,8 @@ impl Child {
 
     /// What to wait on: its end, and its reports.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.pidfd.iter().map(AsFd::as_fd).chain(self.reports.iter().map(AsFd::as_fd))
+        let output = self.output.iter().filter_map(Output::descriptor);
+        self.pidfd.iter().map(AsFd::as_fd).chain(self.reports.iter().map(AsFd::as_fd)).chain(output)
     }
 
     /// Signals it. It is not reaped yet (it would not be here any more), so its number is its own.
@@ -103,6 +125,19 @@ impl Child {
             Some(fd) => pidfd_send_signal(fd, signal),
             None => kill_process(self.pid, signal),
         };
+    }
+
+    /// Signals all of its process group; itself where it has none of its own yet. It is not reaped yet, so the group is its own.
+    pub fn signal_group(&self, signal: Signal) {
+        if kill_process_group(self.pid, signal).is_err() {
+            self.signal(signal);
+        }
+    }
+
+    /// Whether it has ended, and was not reaped yet.
+    pub fn has_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        matches!(waitid(WaitId::Pid(self.pid), options), Ok(Some(_)))
     }
 
     /// Reads what it reported, as far as that is there.

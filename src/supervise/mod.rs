@@ -4,6 +4,7 @@ pub mod child;
 pub mod control;
 pub mod log;
 pub mod machine;
+pub mod output;
 pub mod reactor;
 pub mod signals;
 

@@ -16,7 +16,7 @@ use super::control::{Control, Happening};
 use super::machine::{Effect, Event, Exit, Machine, Now, Role, Sig};
 use super::signals::Signals;
 use crate::home::Home;
-use crate::job::shim::Spec as ShimSpec;
+use crate::job::shim::{Node, Program, Spec as ShimSpec};
 use crate::job::{Job, Line, Note, Spec};
 use crate::proc;
 
@@ -130,7 +130,12 @@ impl Reactor {
                 return Some(leave);
             }
         }
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+        loop {
+            // What a hook leaves in its group ends with it: told while its leader is not reaped, so the group is still its own.
+            if let Some(hook) = self.children.get(&Role::Hook).filter(|hook| hook.has_ended()) {
+                hook.signal_group(Signal::TERM);
+            }
+            let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) else { break };
             // A process that is not ours is an orphan that was left to us as process 1: it is reaped, that is all.
             let Some(role) = self.children.iter().find(|(_, child)| child.pid() == pid).map(|(role, _)| *role) else {
                 continue;
@@ -172,6 +177,9 @@ impl Reactor {
 
     /// What a child reported.
     fn hear(&mut self, role: Role) -> Option<Leave> {
+        if let Some(output) = self.children.get_mut(&role).and_then(|child| child.output.as_mut()) {
+            output.take(&mut log_hook);
+        }
         let heard = self.children.get_mut(&role)?.hear();
         let recorded = heard.lines.iter().any(|line| matches!(line, Line::Note(Note::Recorded(_))));
         for line in heard.lines {
@@ -202,7 +210,18 @@ impl Reactor {
     fn buried(&mut self, role: Role, child: Child, exit: Exit) -> Option<Leave> {
         match role {
             Role::Node => self.feed(Event::Ended(exit)),
-            Role::Look | Role::Probe | Role::Stage | Role::Step | Role::Clear | Role::Reload => {
+            Role::Hook => {
+                let words = child.output.and_then(|output| output.end(&mut log_hook));
+                self.feed(Event::HookEnded(exit, words))
+            }
+            Role::Look
+            | Role::Probe
+            | Role::Stage
+            | Role::Step
+            | Role::Ahead
+            | Role::Prune
+            | Role::Clear
+            | Role::Reload => {
                 let result = match child.result {
                     Some(Line::Done(report)) => Ok(report),
                     Some(Line::Failed(why)) => Err(why),
@@ -234,6 +253,7 @@ impl Reactor {
             for effect in effects {
                 match effect {
                     Effect::Launch(args) => events.extend(self.launch(&args)),
+                    Effect::RunHook => events.extend(self.run_hook()),
                     Effect::Start(role, job) => events.extend(self.start(role, job)),
                     Effect::Terminate(role) => self.signal(role, Signal::TERM),
                     Effect::Kill(role) => self.signal(role, Signal::KILL),
@@ -252,21 +272,33 @@ impl Reactor {
     fn launch(&mut self, args: &[String]) -> Option<Event> {
         let config = self.machine.config();
         let log = config.log_file.clone().or_else(|| self.background.then(|| self.home.node_log()));
-        let spec = ShimSpec {
-            supervisor: std::process::id(),
-            home: self.home.clone(),
+        let node = Node {
             log,
             stdin: !self.background,
             data_dir: config.data_dir.clone(),
             allow_empty_data: config.allow_empty_data,
         };
-        match Child::node(&spec, args) {
+        match Child::node(&self.shim(Program::Node(node)), args) {
             Ok(child) => {
                 self.machine.launched(child.number());
                 self.children.insert(Role::Node, child);
                 None
             }
             Err(e) => Some(Event::Ended(Exit::NotStarted(e.raw_os_error().unwrap_or(0)))),
+        }
+    }
+
+    fn shim(&self, program: Program) -> ShimSpec {
+        ShimSpec { supervisor: std::process::id(), home: self.home.clone(), program }
+    }
+
+    fn run_hook(&mut self) -> Option<Event> {
+        match Child::hook(&self.shim(Program::Hook)) {
+            Ok(child) => {
+                self.children.insert(Role::Hook, child);
+                None
+            }
+            Err(e) => Some(Event::HookEnded(Exit::NotStarted(e.raw_os_error().unwrap_or(0)), None)),
         }
     }
 
@@ -287,14 +319,16 @@ impl Reactor {
     }
 
     fn signal(&self, role: Role, signal: Signal) {
-        if let Some(child) = self.children.get(&role) {
-            child.signal(signal);
+        match self.children.get(&role) {
+            Some(child) if role == Role::Hook => child.signal_group(signal),
+            Some(child) => child.signal(signal),
+            None => {}
         }
     }
 
     fn sample(&self, pids: BTreeSet<u32>) -> proc::Counters {
         let pids = if pids.is_empty() {
-            self.children.get(&Role::Node).map(Child::number).into_iter().collect()
+            [Role::Node, Role::Hook].iter().filter_map(|role| self.children.get(role)).map(Child::number).collect()
         } else {
             pids
         };
@@ -358,6 +392,10 @@ impl Reactor {
         self.control.close();
         leave
     }
+}
+
+fn log_hook(line: &str) {
+    log::info!("hook: {line}");
 }
 
 fn exit(status: WaitStatus) -> Exit {

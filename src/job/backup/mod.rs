@@ -1,13 +1,26 @@
-//! Backups of the node's data.
+//! Backups of the node's data: how they are made, and put back in its place. Listing them is not done here.
 
-use std::path::PathBuf;
+mod copy;
+mod create;
+mod place;
+pub mod prune;
+mod restore;
+#[cfg(test)]
+mod tests;
+mod tree;
+
+use std::fmt;
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::BackupMode;
-use crate::error::{Error, Result};
+use crate::config::{BackupMode, Config, show_size};
+use crate::error::{OnFile, Result};
 use crate::home::{Home, Release};
-use crate::manifest::{How, Mode};
+use crate::manifest::{How, Mode, Writer};
+use crate::node_args;
 
 /// What is backed up, and where to.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -20,6 +33,19 @@ pub struct Spec {
     pub mode: BackupMode,
     /// The node's `--datadir.ancient`, when it names one.
     pub ancient: Option<PathBuf>,
+}
+
+impl Spec {
+    /// What the settings say, for a node with these arguments.
+    pub fn new(config: &Config, home: &Home, node_args: &[String]) -> Spec {
+        let data_dir = config.data_dir.clone().or_else(|| node_args::data_dir(node_args));
+        Spec {
+            data_dir: data_dir.unwrap_or_else(|| home.data()),
+            backup_dir: config.data_backup_dir.clone(),
+            mode: config.backup_mode,
+            ancient: node_args::value(node_args, "datadir.ancient").filter(|dir| !dir.is_empty()).map(PathBuf::from),
+        }
+    }
 }
 
 /// What a backup would be, found out while the node runs.
@@ -41,6 +67,26 @@ pub struct Forecast {
     pub down_copy: u64,
     /// Free bytes there.
     pub free: u64,
+}
+
+impl fmt::Display for Forecast {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        let means = match self.how {
+            How::Reflink => "a snapshot by reflinks",
+            How::Link => "a snapshot by hard links",
+            How::Copy => "a copy",
+        };
+        write!(
+            f,
+            "{means} in {}: {} in {} files, {} to copy ({} of it while the node is down), {} free",
+            self.place.display(),
+            show_size(self.bytes),
+            self.files,
+            show_size(self.to_copy),
+            show_size(self.down_copy),
+            show_size(self.free)
+        )
+    }
 }
 
 /// How far a backup or restore is.
@@ -71,33 +117,47 @@ pub struct About {
 pub type Tell<'a> = &'a mut dyn FnMut(Progress);
 
 /// What would be done, and whether there is room. The node may run. An error says what stands in the way.
-pub fn forecast(_home: &Home, _spec: &Spec) -> Result<Forecast> {
-    Err(Error::failed("backups are not there yet"))
+pub fn forecast(home: &Home, spec: &Spec) -> Result<Forecast> {
+    create::forecast(home, spec)
 }
 
 /// Copies beforehand what must be copied and never changes again, while the node runs. `create` goes on from there.
-/// Returns the bytes that it copied.
-pub fn copy_ahead(_home: &Home, _spec: &Spec, _tell: Tell) -> Result<u64> {
-    Err(Error::failed("backups are not there yet"))
+/// Returns the bytes that it copied. What changed within the last second is left for later.
+pub fn copy_ahead(home: &Home, spec: &Spec, tell: Tell) -> Result<u64> {
+    create::copy_ahead(home, spec, tell)
 }
 
 /// Makes a backup; the caller holds `data.lock` and no node lives. Returns its name. One with this id is adopted.
-pub fn create(_home: &Home, _spec: &Spec, _about: &About, _tell: Tell) -> Result<String> {
-    Err(Error::failed("backups are not there yet"))
+pub fn create(home: &Home, spec: &Spec, about: &About, tell: Tell) -> Result<String> {
+    create::create(home, spec, about, tell)
 }
 
 /// Puts a backup in the data's place; the caller holds `data.lock` and no node lives. Returns the name of the backup that
-/// what it replaced became. Can be killed at any instant and called again with the same backup and `id`.
-pub fn restore(_home: &Home, _spec: &Spec, _name: &str, _id: &str, _tell: Tell) -> Result<String> {
-    Err(Error::failed("backups are not there yet"))
+/// what it replaced became. Can be killed at any instant and called again with the same backup and `id`; another restore
+/// has another `id`.
+pub fn restore(home: &Home, spec: &Spec, name: &str, id: &str, tell: Tell) -> Result<String> {
+    restore::restore(home, spec, name, id, tell)
+}
+
+/// Where the backup of this name lies.
+pub fn find(home: &Home, spec: &Spec, name: &str) -> Option<PathBuf> {
+    let places = place::Site::find(home, spec).ok()?.places();
+    places.into_iter().map(|place| place.join(name)).find(|dir| place::header(dir).is_ok())
 }
 
 /// Whether an exchange of trees was interrupted: nobody may start before `finish_restore` has ended it.
-pub fn restore_pending(_home: &Home) -> bool {
-    false
+pub fn restore_pending(home: &Home) -> bool {
+    home.restore().symlink_metadata().is_ok()
 }
 
 /// Ends an interrupted exchange; nothing to do is success.
-pub fn finish_restore(_home: &Home) -> Result<()> {
-    Ok(())
+pub fn finish_restore(home: &Home) -> Result<()> {
+    restore::finish(home)
+}
+
+/// Ends a manifest and syncs it.
+fn end_manifest(manifest: Option<Writer<BufWriter<File>>>, path: &Path) -> Result<()> {
+    let Some(manifest) = manifest else { return Ok(()) };
+    let (out, _) = manifest.end().on("write", path)?;
+    out.into_inner().map_err(|e| e.into_error()).and_then(|file| file.sync_all()).on("write", path)
 }

@@ -1,6 +1,7 @@
 //! What is learnt: from the files, and from the node itself; and when to look again.
 
 use super::*;
+use crate::journal::Record;
 
 impl Machine {
     pub(super) fn ask_look(&mut self, out: &mut Vec<Effect>) {
@@ -67,11 +68,14 @@ impl Machine {
             if let Some(why) = &survey.known_error {
                 say(out, Level::Warn, format!("what was known of the node is lost: {why}"));
             }
+            let clean = |record: &Record| record.ended.as_deref() == Some("exit status 0");
+            self.last_end = survey.record.as_ref().map(|record| (self.now, clean(record)));
             match &survey.journal {
                 Ok(journal) => self.journal.clone_from(journal),
                 Err(why) => return self.fail(Code::Refused, why.clone(), out),
             }
         }
+        self.restoring = survey.restoring;
         match &survey.current {
             Ok(release) => self.current = Some(release.clone()),
             Err(why) if self.state == State::Boot => return self.fail(Code::Refused, why.clone(), out),
@@ -82,10 +86,11 @@ impl Machine {
             if let Some(journal) = &self.journal {
                 say(out, Level::Info, format!("upgrade {} was under way: it is resumed", journal.name));
             }
-            match self.journal.as_ref().map(|j| j.stage) {
-                // A supervisor that was killed may have left its node, or what that started: nothing moves under them.
-                Some(Stage::Stop | Stage::Back) => self.clear(Then::Go, false, None, out),
-                Some(Stage::Trial) | None => self.go(out),
+            // A supervisor that was killed may have left its node, or what that started: nothing moves under them.
+            if self.restoring || self.journal.as_ref().is_some_and(|j| j.on_probation().is_none()) {
+                self.clear(Then::Go, false, None, out);
+            } else {
+                self.go(out);
             }
         } else {
             self.after_up(out);
@@ -148,6 +153,7 @@ impl Machine {
         }
         self.plan_probe();
         self.plan_alarm();
+        self.consider_ahead(out);
         self.after_up(out);
     }
 

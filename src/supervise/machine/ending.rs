@@ -25,17 +25,31 @@ impl Machine {
                 if let Then::Exit(_) = then {
                     self.step_retry = None;
                     self.late.insert(Role::Step, self.now + STEP_TIME);
+                    self.interrupt(out);
                     if self.step.is_none() {
                         self.settle(then, out);
                     }
                 }
             }
-            State::Backoff { .. } if then == Then::Go => self.go(out),
+            State::Backoff { .. } | State::Held { .. } if then == Then::Go => self.go(out),
             // What the node left behind may still hold the data.
             State::Deciding(exit) if then != Then::Go => self.clear(then, false, Some(exit.to_string()), out),
-            State::Backoff { .. } => self.clear(then, false, None, out),
+            State::Backoff { .. } | State::Held { .. } => self.clear(then, false, None, out),
+            State::Hooking { told, .. } => {
+                self.state = State::Hooking { then: self.later(then), told };
+                if then != Then::Go {
+                    self.end_hook("the supervisor was asked to stop", out);
+                }
+            }
             State::Boot if then != Then::Go => self.settle(then, out),
             State::Boot | State::Deciding(_) | State::Leaving { .. } => {}
+        }
+    }
+
+    /// Ends the step under way if that may take long and can be done again.
+    pub(super) fn interrupt(&self, out: &mut Vec<Effect>) {
+        if let Some(Step::Backup(_)) = self.step {
+            out.push(Effect::Kill(Role::Step));
         }
     }
 
@@ -50,12 +64,14 @@ impl Machine {
             State::Stopping { then }
             | State::Killing { then }
             | State::Clearing { then, .. }
+            | State::Hooking { then, .. }
             | State::Working { then } => Some(*then),
             State::Boot
             | State::Starting
             | State::Up
             | State::Deciding(_)
             | State::Backoff { .. }
+            | State::Held { .. }
             | State::Leaving { .. } => None,
         }
     }
@@ -73,12 +89,17 @@ impl Machine {
                 // Its end starts the next one, which ends who holds the data.
                 out.push(Effect::Kill(Role::Clear));
             }
+            State::Hooking { .. } => {
+                self.sample_at = None;
+                out.push(Effect::Kill(Role::Hook));
+            }
             State::Clearing { kill: true, .. }
             | State::Boot
             | State::Starting
             | State::Up
             | State::Deciding(_)
             | State::Backoff { .. }
+            | State::Held { .. }
             | State::Working { .. }
             | State::Leaving { .. } => {}
         }
@@ -87,9 +108,10 @@ impl Machine {
     pub(super) fn sampled(&mut self, counters: Counters, out: &mut Vec<Effect>) {
         self.grace.look(counters);
         match self.state {
-            State::Stopping { .. } | State::Clearing { .. } => {
+            State::Stopping { .. } | State::Clearing { .. } | State::Hooking { told: Some(_), .. } => {
                 if let Verdict::Over(why) = self.grace.verdict(self.config.shutdown_grace, self.config.shutdown_limit) {
-                    say(out, Level::Error, format!("{why}: ended by KILL, this stop is UNCLEAN"));
+                    let what = if matches!(self.state, State::Hooking { .. }) { "the hook" } else { "this stop is UNCLEAN" };
+                    say(out, Level::Error, format!("{why}: ended by KILL, {what}"));
                     self.kill(out);
                 }
             }
@@ -106,6 +128,8 @@ impl Machine {
             | State::Starting
             | State::Deciding(_)
             | State::Backoff { .. }
+            | State::Held { .. }
+            | State::Hooking { told: None, .. }
             | State::Killing { .. }
             | State::Working { .. }
             | State::Leaving { .. } => {}
@@ -123,7 +147,7 @@ impl Machine {
         if let State::Clearing { kill, ended, .. } = self.state.clone() {
             // A step under way writes the journal itself: never two writers.
             let free = self.step.is_none();
-            let starts = self.journal.as_ref().filter(|j| free && j.stage == Stage::Trial).map(|j| j.starts);
+            let starts = self.journal.as_ref().filter(|j| free && j.on_probation().is_some()).map(|j| j.starts);
             out.push(Effect::Start(Role::Clear, Job::Clear(clear::Spec { kill, ended, starts })));
         }
     }

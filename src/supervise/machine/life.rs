@@ -1,6 +1,7 @@
 //! The life of the node: its start, what its end means, and what follows when none lives.
 
 use super::*;
+use crate::job::step::Backup;
 
 impl Machine {
     /// No node lives and nobody holds the data: whatever is next. The journal alone says what that is.
@@ -19,26 +20,35 @@ impl Machine {
         }
         if let Some((outcome, reason)) = self.reason_to_turn_back().filter(|_| !self.parked) {
             self.state = State::Working { then: Then::Go };
-            self.start_step(Step::TurnBack { outcome, reason }, out);
+            let step = self.turn_back(outcome, reason, false);
+            self.start_step(step, out);
             return;
         }
-        match next(self.journal.as_ref()) {
-            _ if self.parked => self.launch(out),
-            Next::Start => self.launch(out),
-            Next::Switch => {
-                self.state = State::Working { then: Then::Go };
-                self.switch_began = Some(self.now);
+        let step = match next(self.journal.as_ref()) {
+            _ if self.restoring => Step::Restore,
+            _ if self.parked => return self.launch(out),
+            Next::Start => return self.launch(out),
+            Next::Hook => return self.run_hook(out),
+            Next::Backup => {
                 let stop_ms = self.stop_began.map(|at| ms(self.now.saturating_sub(at)));
-                self.start_step(Step::Switch { stop_ms, clean_stop: self.clean_stop }, out);
+                self.phases = Phases { stop: stop_ms, ..Phases::default() };
+                let hook = self.config.custom_preupgrade.clone();
+                Step::Backup(Backup { hook, stop_ms, clean_stop: self.clean_stop })
             }
-            Next::Back => {
-                self.state = State::Working { then: Then::Go };
-                self.start_step(Step::Back, out);
-            }
-        }
+            Next::Switch => Step::Switch,
+            Next::Restore => Step::Restore,
+            Next::Back => Step::Back,
+        };
+        self.part_began = Some(self.now);
+        self.state = State::Working { then: Then::Go };
+        self.start_step(step, out);
     }
 
+    /// Starts the node, unless that is held.
     pub(super) fn launch(&mut self, out: &mut Vec<Effect>) {
+        if self.hold(out) {
+            return;
+        }
         self.state = State::Starting;
         self.life = Life { launched: self.now, progress: self.now, ..Life::default() };
         self.holders.clear();
@@ -51,7 +61,7 @@ impl Machine {
             Note::Refused(why) => self.life.refusal = Some(Refusal::Refused(why)),
             Note::NotExecuted(why) => self.life.refusal = Some(Refusal::NotExecuted(why)),
             Note::Recorded(Recorded { release, args, starts }) => {
-                if let Some(journal) = self.journal.as_mut().filter(|j| j.stage == Stage::Trial && j.to == release) {
+                if let Some(journal) = self.journal.as_mut().filter(|j| j.on_probation() == Some(&release)) {
                     // One that could not be counted on disk counts here all the same.
                     journal.starts = if starts == 0 { journal.starts.saturating_add(1) } else { starts };
                 }
@@ -60,7 +70,7 @@ impl Machine {
                 self.life.args = args;
             }
             Note::Warning(text) => say(out, Level::Warn, text),
-            Note::Holders(_) => {}
+            Note::Holders(_) | Note::HookStarted { .. } | Note::Progress(_) => {}
         }
     }
 
@@ -71,7 +81,7 @@ impl Machine {
         self.life.executed = Some(self.now);
         self.life.progress = self.now;
         if let Some(at) = self.switched.take() {
-            self.start_ms = Some(ms(self.now.saturating_sub(at)));
+            self.phases.start = Some(ms(self.now.saturating_sub(at)));
         }
         let release = self.life.release.as_ref().map_or_else(String::new, Release::to_string);
         say(out, Level::Info, format!("the node runs release={release} pid={}", self.life.pid));
@@ -82,6 +92,7 @@ impl Machine {
         self.ready_at = Some(self.now + READY_AFTER);
         self.probe_at = Some(self.now + Duration::from_millis(100));
         self.no_head_since.get_or_insert(self.now);
+        self.prune_at.get_or_insert(self.now + backup::PRUNE_FIRST);
         self.plan_alarm();
         if self.on_trial() {
             self.grace = Grace::default();
@@ -96,12 +107,15 @@ impl Machine {
             return;
         }
         if let Some((outcome, reason)) = self.withdrawn() {
-            return self.start_step(Step::TurnBack { outcome, reason }, out);
+            let step = self.turn_back(outcome, reason, false);
+            return self.start_step(step, out);
         }
         match self.journal.as_ref().map(|j| (j.stage, j.from.clone())) {
             Some((Stage::Back, from)) if self.current.as_ref() == Some(&from) => self.start_step(Step::Back, out),
-            Some((Stage::Stop | Stage::Back, _)) => self.stop(Then::Go, out),
-            Some((Stage::Trial, _)) => self.judge(out),
+            Some((Stage::Stop | Stage::Hook | Stage::Switch | Stage::Restore | Stage::Back, _)) => {
+                self.stop(Then::Go, out);
+            }
+            Some((Stage::Trial | Stage::Return, _)) => self.judge(out),
             None => self.consider(out),
         }
     }
@@ -123,6 +137,10 @@ impl Machine {
         self.ready_at = None;
         self.alarm_at = None;
         self.judge_at = None;
+        if self.life.executed.is_some() {
+            let asked = matches!(self.state, State::Stopping { .. });
+            self.last_end = Some((self.now, asked && exit == Exit::Code(0)));
+        }
         match self.state.clone() {
             State::Stopping { then } => {
                 let clean = exit == Exit::Code(0);
@@ -173,16 +191,18 @@ impl Machine {
             State::Boot
             | State::Deciding(_)
             | State::Backoff { .. }
+            | State::Held { .. }
+            | State::Hooking { .. }
             | State::Clearing { .. }
             | State::Working { .. }
             | State::Leaving { .. } => {}
         }
     }
 
-    /// It was asked to end: that start says nothing against a release on trial.
+    /// It was asked to end: that start says nothing against a release on probation.
     fn uncount(&mut self) {
         let recorded = self.life.release.is_some();
-        if let Some(journal) = self.journal.as_mut().filter(|j| recorded && j.stage == Stage::Trial) {
+        if let Some(journal) = self.journal.as_mut().filter(|j| recorded && j.on_probation().is_some()) {
             journal.starts = journal.starts.saturating_sub(1);
         }
     }
@@ -201,16 +221,30 @@ impl Machine {
         self.decide_at = None;
         let ended = Some(exit.to_string());
         match self.journal.as_ref().map(|j| (j.stage, j.proven)) {
-            Some((Stage::Stop | Stage::Back, _)) if !self.parked => return self.clear(Then::Go, false, ended, out),
+            Some((Stage::Stop | Stage::Hook | Stage::Switch | Stage::Restore | Stage::Back, _)) if !self.parked => {
+                return self.clear(Then::Go, false, ended, out);
+            }
             Some((Stage::Trial, false)) if self.may_go_back() => {
                 if self.reason_to_turn_back().is_some() {
                     self.parked = false;
                     return self.clear(Then::Go, false, ended, out);
                 }
+                if let Some(why) = self.no_way_back() {
+                    self.error = Some(why);
+                    return self.clear(Then::Exit(Code::Node as u8), false, ended, out);
+                }
                 self.restarts += 1;
                 return self.back_off("the new release is tried again", out);
             }
-            Some((Stage::Stop | Stage::Back | Stage::Trial, _)) => {}
+            Some((Stage::Return, _)) if self.data_may_go_back() => {
+                if self.reason_to_turn_back().is_some() {
+                    self.parked = false;
+                    return self.clear(Then::Go, false, ended, out);
+                }
+                self.restarts += 1;
+                return self.back_off("the old release is tried again", out);
+            }
+            Some(_) => {}
             None => match self.begin_after_death(out) {
                 plans::AfterDeath::Begun | plans::AfterDeath::Wait => return,
                 plans::AfterDeath::None => {}
@@ -257,7 +291,7 @@ impl Machine {
             _ => None,
         };
         if let Some(why) = why {
-            self.error = Some(why);
+            self.error = Some(why + &self.way_back_by_hand());
             return self.clear(Then::Exit(Code::Node as u8), false, ended, out);
         }
         self.restarts += 1;

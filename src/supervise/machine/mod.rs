@@ -6,8 +6,11 @@
 //! Every wait has its deadline in a field that `wake_at` reads and `tick` serves; each deadline is served once.
 
 mod asking;
+mod backup;
 mod ending;
 mod grace;
+mod hold;
+mod hook;
 mod life;
 mod plans;
 mod requests;
@@ -32,9 +35,10 @@ use crate::job::clear::{self, list};
 use crate::job::look::Survey;
 use crate::job::probe::{Probed, Spec as ProbeSpec};
 use crate::job::stage::Staged;
+use crate::job::backup::Progress;
 use crate::job::step::Step;
 use crate::job::{Flags, Job, Note, Recorded, Report};
-use crate::journal::{Head, Identity, Journal, Known, Next, Outcome, Passed, Stage, next};
+use crate::journal::{Head, Identity, Journal, Known, Next, Outcome, Passed, Phases, Stage, next};
 use crate::node_args;
 use crate::proc::{Counters, Holder};
 use crate::schedule::Schedule;
@@ -58,6 +62,12 @@ pub enum Role {
     Stage,
     /// The job that does a durable step.
     Step,
+    /// A hook (first the exec shim, then the hook itself).
+    Hook,
+    /// The job that copies beforehand what a backup will need.
+    Ahead,
+    /// The job that removes old backups.
+    Prune,
     /// The job that waits until nobody holds the data.
     Clear,
     /// The job that reads the settings again.
@@ -121,6 +131,8 @@ pub enum Event {
     Executed,
     /// The node's process, or the shim, ended.
     Ended(Exit),
+    /// The hook's process, or its shim, ended; with the last line that it wrote.
+    HookEnded(Exit, Option<String>),
     /// What the processes that were asked about have used.
     Sample(Counters),
     /// Something changed where plans and releases lie.
@@ -142,13 +154,15 @@ pub enum Event {
 pub enum Effect {
     /// Start the node with these arguments.
     Launch(Vec<String>),
+    /// Run the first of the journal's remaining hooks.
+    RunHook,
     /// Start a job.
     Start(Role, Job),
-    /// Ask a child to end.
+    /// Ask a child to end; a hook with all of its process group.
     Terminate(Role),
-    /// End a child.
+    /// End a child; a hook with all of its process group.
     Kill(Role),
-    /// Look at what these processes and their descendants have used; their numbers, or the node's when empty.
+    /// Look at what these processes and their descendants have used; their numbers, or the node's or hook's when empty.
     Sample(BTreeSet<u32>),
     /// Watch these directories.
     Watch(Vec<std::path::PathBuf>),
@@ -186,6 +200,18 @@ pub enum State {
     Backoff {
         /// When it is started.
         until: Now,
+    },
+    /// No node lives until then: a validator is not started while it could sign twice.
+    Held {
+        /// When it is started.
+        until: Now,
+    },
+    /// A hook runs.
+    Hooking {
+        /// What follows.
+        then: Then,
+        /// Why it was told to end, if it was.
+        told: Option<String>,
     },
     /// The node was asked to end.
     Stopping {
@@ -332,9 +358,25 @@ pub struct Machine {
     stop_began: Option<Now>,
     clean_stop: Option<bool>,
     switched: Option<Now>,
-    switch_began: Option<Now>,
-    switch_ms: Option<u64>,
-    start_ms: Option<u64>,
+    /// When the step or the hooks under way began.
+    part_began: Option<Now>,
+    /// How long each part of the upgrade under way took, as seen from here.
+    phases: Phases,
+    /// How far the backup or restore under way is.
+    progress: Option<Progress>,
+    progress_said: Option<Now>,
+    /// How often the upgrade was put off because a step of it could not be done.
+    put_offs: u32,
+    /// An exchange of data and backup was interrupted: nobody may start before it is ended.
+    restoring: bool,
+    hook_refusal: Option<Refusal>,
+    hook_until: Option<Now>,
+    /// Before that the hook is not tried again.
+    hook_after: Option<Now>,
+    ahead: backup::Ahead,
+    prune_at: Option<Now>,
+    /// When the last node ended and whether it did so cleanly, or what changed since makes that worthless.
+    last_end: Option<(Now, bool)>,
     wishes: Vec<(ClientId, Wish)>,
     error: Option<String>,
     told_errors: BTreeMap<String, String>,
@@ -421,9 +463,18 @@ impl Machine {
             stop_began: None,
             clean_stop: None,
             switched: None,
-            switch_began: None,
-            switch_ms: None,
-            start_ms: None,
+            part_began: None,
+            phases: Phases::default(),
+            progress: None,
+            progress_said: None,
+            put_offs: 0,
+            restoring: false,
+            hook_refusal: None,
+            hook_until: None,
+            hook_after: None,
+            ahead: backup::Ahead::default(),
+            prune_at: None,
+            last_end: None,
             wishes: Vec::new(),
             error: None,
             told_errors: BTreeMap::new(),
@@ -465,8 +516,10 @@ impl Machine {
             Event::Done(Role::Step, result) => self.step_done(result, out),
             Event::Done(Role::Clear, result) => self.cleared(result, out),
             Event::Done(Role::Reload, result) => self.reloaded(result, out),
-            // The node reports its end by `Ended`.
-            Event::Done(Role::Node, _) => {}
+            Event::Done(Role::Ahead, result) => self.copied_ahead(result, out),
+            Event::Done(Role::Prune, result) => self.pruned(result, out),
+            // Node and hook report their ends by events of their own.
+            Event::Done(Role::Node | Role::Hook, _) => {}
             Event::Note(Role::Clear, Note::Holders(holders)) => self.still_held(holders, out),
             Event::Note(Role::Probe, Note::Warning(text)) => {
                 if self.life.warned.as_ref() != Some(&text) {
@@ -474,9 +527,12 @@ impl Machine {
                 }
                 self.life.warned = Some(text);
             }
+            Event::Note(Role::Step, Note::Progress(progress)) => self.progressed(progress, out),
+            Event::Note(Role::Hook, note) => self.hook_noted(note, out),
             Event::Note(_, note) => self.noted(note, out),
             Event::Executed => self.executed(out),
             Event::Ended(exit) => self.ended(exit, out),
+            Event::HookEnded(exit, words) => self.hook_ended(exit, words, out),
             Event::Sample(counters) => self.sampled(counters, out),
             Event::FilesChanged => self.want_look(),
             Event::Watching(watching) => {
@@ -497,11 +553,12 @@ impl Machine {
 
     /// When something is to happen without any event.
     pub fn wake_at(&self) -> Option<Now> {
-        let backoff = if let State::Backoff { until } = self.state { Some(until) } else { None };
+        let pause =
+            if let State::Backoff { until } | State::Held { until } = self.state { Some(until) } else { None };
         let stage = self.next_stage_try();
         let retry = self.step_retry.as_ref().map(|(at, _)| *at);
         [
-            backoff,
+            pause,
             stage,
             retry,
             self.sample_at,
@@ -513,6 +570,8 @@ impl Machine {
             self.clear_at,
             self.judge_at,
             self.decide_at,
+            self.hook_until,
+            self.prune_at,
         ]
         .into_iter()
         .flatten()
@@ -524,10 +583,24 @@ impl Machine {
     }
 
     fn tick(&mut self, out: &mut Vec<Effect>) {
-        if let State::Backoff { until } = self.state
-            && self.now >= until
-        {
-            self.go(out);
+        match self.state {
+            State::Backoff { until } if self.now >= until => self.go(out),
+            State::Held { until } if self.now >= until => self.launch(out),
+            State::Boot
+            | State::Starting
+            | State::Up
+            | State::Deciding(_)
+            | State::Backoff { .. }
+            | State::Held { .. }
+            | State::Hooking { .. }
+            | State::Stopping { .. }
+            | State::Killing { .. }
+            | State::Clearing { .. }
+            | State::Working { .. }
+            | State::Leaving { .. } => {}
+        }
+        if self.due(self.hook_until) {
+            self.hook_late(out);
         }
         if self.due(self.sample_at) {
             self.sample_at = Some(self.now + Duration::from_secs(1));
@@ -576,6 +649,9 @@ impl Machine {
         if self.due(self.judge_at) {
             self.judge_at = None;
             self.judge(out);
+        }
+        if self.due(self.prune_at) {
+            self.prune(out);
         }
         if self.restarts > 0 && self.state == State::Up && self.healthy() && self.age() >= CALM_AFTER {
             self.restarts = 0;

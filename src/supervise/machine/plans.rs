@@ -15,8 +15,9 @@ use crate::job::{Job, Report};
 use crate::journal::{Passed, Stage};
 use crate::schedule::{Entry, Found, Known, Schedule, Standing};
 
-/// How long a check of a release may take: its binary has 5 s to tell its version.
-const STAGE_TIME: Duration = Duration::from_secs(30);
+/// How long a check of a release may take: its binary has 5 s to tell its version, but all of the data is looked through for
+/// the room that a backup needs.
+const STAGE_TIME: Duration = Duration::from_mins(10);
 
 /// The first pause before a release that is not fit to run is looked at again, and the longest.
 pub(super) const STAGE_PAUSE: Duration = Duration::from_secs(5);
@@ -88,7 +89,8 @@ impl Machine {
         let before = std::mem::replace(&mut self.schedule, Schedule::new(&survey.plans, &known));
         for entry in &self.schedule.entries {
             let same = |e: &&Entry| e.plan.digest == entry.plan.digest && e.standing == entry.standing;
-            if before.entries.iter().any(|e| same(&e)) {
+            let under_way = self.journal.as_ref().is_some_and(|j| j.digest.as_ref() == Some(&entry.plan.digest));
+            if before.entries.iter().any(|e| same(&e)) || (under_way && entry.standing == Standing::Pending) {
                 continue;
             }
             let (name, height) = (&entry.plan.name, entry.plan.height);
@@ -159,7 +161,8 @@ impl Machine {
         });
         if let Some(release) = next {
             self.staging = Some(release.clone());
-            self.start_job(Role::Stage, Job::Stage(StageSpec { release }), STAGE_TIME, out);
+            let spec = StageSpec { release, backup: self.backup_spec(), hook: self.config.custom_preupgrade.clone() };
+            self.start_job(Role::Stage, Job::Stage(spec), STAGE_TIME, out);
         }
     }
 
@@ -202,6 +205,7 @@ impl Machine {
         self.staged.insert(release, staged);
         self.stage_next(out);
         self.begin_wished(out);
+        self.consider_ahead(out);
         self.decide(out);
         self.after_up(out);
     }
@@ -278,6 +282,7 @@ impl Machine {
                 passed,
                 head,
                 identity: self.known.identity.clone(),
+                data: self.backup_spec(),
             }),
             out,
         );

@@ -106,7 +106,7 @@ impl Machine {
     }
 
     pub(super) fn restart(&mut self, client: ClientId, args: Option<Vec<String>>, out: &mut Vec<Effect>) {
-        let upgrading = self.journal.as_ref().is_some_and(|j| j.stage != Stage::Trial) && !self.parked;
+        let upgrading = self.journal.as_ref().is_some_and(|j| j.on_probation().is_none()) && !self.parked;
         let leaving = matches!(self.later(Then::Go), Then::Exit(_)) || matches!(self.state, State::Leaving { .. });
         if upgrading || leaving {
             let why = if leaving { "the supervisor is being stopped" } else { "an upgrade is under way" };
@@ -133,11 +133,13 @@ impl Machine {
                 format!("; waiting for {} to end", list(&self.holders))
             }
             State::Working { .. } => "; waiting for a step of the upgrade to end".to_owned(),
+            State::Hooking { .. } => format!("; waiting for {} to end", self.hook_name()),
             State::Boot
             | State::Starting
             | State::Up
             | State::Deciding(_)
             | State::Backoff { .. }
+            | State::Held { .. }
             | State::Clearing { .. }
             | State::Leaving { .. } => String::new(),
         }
@@ -146,7 +148,10 @@ impl Machine {
     pub(super) fn ask_cancel(&mut self, client: ClientId, name: &Name, out: &mut Vec<Effect>) {
         let beginning = matches!(&self.step, Some(Step::Begin(begin)) if begin.name == *name);
         let reply = match self.journal.as_ref().filter(|j| j.name == *name) {
-            Some(journal) if journal.stage == Stage::Stop && !matches!(self.step, Some(Step::Switch { .. })) => None,
+            Some(journal) if journal.before_switch() && !matches!(self.step, Some(Step::Switch)) => None,
+            Some(journal) if journal.back.is_some() => {
+                Some(Reply::error(Code::Refused, format!("upgrade {name} is being taken back already")))
+            }
             Some(_) => Some(Reply::error(
                 Code::Refused,
                 format!("upgrade {name} runs already: `wemixvisor upgrade revert` takes it back"),
@@ -160,6 +165,8 @@ impl Machine {
                 say(out, Level::Info, format!("asked to cancel upgrade {name}"));
                 self.cancel = true;
                 self.wishes.push((client, Wish::Stepped));
+                self.interrupt(out);
+                self.end_hook("the upgrade was withdrawn", out);
             }
         }
     }
@@ -169,7 +176,7 @@ impl Machine {
             Some(format!("upgrade {} is under way", journal.name))
         } else if self.current.as_ref() == Some(&release) {
             Some(format!("release {release} is the current one"))
-        } else if !matches!(self.state, State::Up | State::Backoff { .. }) {
+        } else if !matches!(self.state, State::Up | State::Backoff { .. } | State::Held { .. }) {
             Some("the node is neither running nor waiting for its restart".to_owned())
         } else {
             None
@@ -195,7 +202,7 @@ impl Machine {
         if let Fit::No(why) = self.fit(&release) {
             return self.refuse_begun(&why, out);
         }
-        if let State::Backoff { .. } = self.state {
+        if let State::Backoff { .. } | State::Held { .. } = self.state {
             self.state = State::Working { then: Then::Go };
         } else if self.state != State::Up {
             return self.refuse_begun("the node just ended: try again", out);
@@ -214,6 +221,7 @@ impl Machine {
                     passed: Vec::new(),
                     head: self.life.head,
                     identity: self.known.identity.clone(),
+                    data: self.backup_spec(),
                 };
                 self.start_step(Step::Begin(begin), out);
             }
@@ -235,14 +243,15 @@ impl Machine {
 
     pub(super) fn ask_revert(&mut self, client: ClientId, to: Option<Release>, out: &mut Vec<Effect>) {
         let refuse = |why: String| Effect::Reply(client, Reply::error(Code::Refused, why));
-        if self.step.is_some() || !matches!(self.state, State::Up | State::Backoff { .. }) {
+        if self.step.is_some() || !matches!(self.state, State::Up | State::Backoff { .. } | State::Held { .. }) {
             return out.push(refuse("a change is under way: try again when it is over".to_owned()));
         }
         let step = match (&self.journal, to) {
             (Some(journal), to)
                 if journal.stage == Stage::Trial && to.as_ref().is_none_or(|to| *to == journal.from) =>
             {
-                Step::TurnBack { outcome: Outcome::Reverted, reason: "the operator said so".to_owned() }
+                let reason = "the operator said so".to_owned();
+                Step::TurnBack { outcome: Outcome::Reverted, reason, put_off: false }
             }
             (Some(journal), _) => {
                 return out.push(refuse(format!(
@@ -260,7 +269,7 @@ impl Machine {
         };
         say(out, Level::Info, "asked to revert".to_owned());
         self.wishes.push((client, Wish::Stepped));
-        if let State::Backoff { .. } = self.state {
+        if let State::Backoff { .. } | State::Held { .. } = self.state {
             self.state = State::Working { then: Then::Go };
         }
         self.start_step(step, out);

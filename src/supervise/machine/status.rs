@@ -14,19 +14,22 @@ impl Machine {
     /// The public state: one of the seven words that users know.
     pub fn public_state(&self) -> &'static str {
         let leaving = matches!(self.then(), Some(Then::Exit(_)));
-        let upgrading =
-            self.journal.as_ref().is_some_and(|j| j.stage != Stage::Trial || self.state != State::Up) && !self.parked;
+        let on_probation = |j: &Journal| j.on_probation().is_some() && self.state == State::Up;
+        let upgrading = self.journal.as_ref().is_some_and(|j| !on_probation(j)) && !self.parked;
         match self.state {
             State::Leaving { code: 0 } => "stopping",
             State::Leaving { .. } => "error",
             _ if leaving && self.error.is_some() => "error",
             _ if leaving => "stopping",
             State::Up if self.step.is_none() || self.on_trial() => "running",
+            State::Backoff { .. } if self.journal.as_ref().is_some_and(|j| j.stage == Stage::Hook) => "upgrading",
             // The pause before the new release starts belongs to the upgrade, the one after it ended by itself does not.
             State::Deciding(_) | State::Backoff { .. } if self.switched.is_none() => "crashed",
             _ if upgrading => "upgrading",
             State::Up => "running",
-            State::Boot | State::Starting => "starting",
+            State::Boot | State::Starting | State::Held { .. } => "starting",
+            State::Hooking { .. } => "upgrading",
+            State::Working { .. } if self.restoring => "starting",
             State::Stopping { .. } | State::Killing { .. } | State::Working { .. } => "stopping",
             State::Clearing { .. } => "starting",
             State::Deciding(_) | State::Backoff { .. } => "crashed",
@@ -55,7 +58,7 @@ impl Machine {
             "head_known": life.head.is_some(),
             "supervisor_pid": std::process::id(),
             "args": if life.args.is_empty() { &self.args } else { &life.args },
-            "hold": Value::Null,
+            "hold": self.held(),
             "waits_for": self.waits_for(),
             "upgrade": self.upgrade(),
             "plans": self.plans(),
@@ -115,8 +118,23 @@ impl Machine {
         json!({"healthy": self.healthy(), "timestamp": rfc3339(unix_now()), "checks": checks})
     }
 
+    fn held(&self) -> Value {
+        let State::Held { until } = self.state else { return Value::Null };
+        let left = until.saturating_sub(self.now).as_secs_f64().ceil();
+        json!({"reason": self.why_held(), "until": rfc3339(unix_now() + left as u64)})
+    }
+
     fn waits_for(&self) -> Option<String> {
         match &self.state {
+            State::Held { until } => {
+                Some(format!("the end of the hold in {}", show_duration(secs(until.saturating_sub(self.now)))))
+            }
+            State::Hooking { told: Some(_), .. } => Some(format!("{} to end", self.hook_name())),
+            State::Hooking { told: None, .. } => Some(self.hook_name()),
+            State::Backoff { until } if self.journal.as_ref().is_some_and(|j| j.stage == Stage::Hook) => {
+                let left = show_duration(secs(until.saturating_sub(self.now)));
+                Some(format!("{} to be run again in {left}", self.hook_name()))
+            }
             State::Backoff { until } => {
                 Some(format!("the node's restart in {}", show_duration(secs(until.saturating_sub(self.now)))))
             }
@@ -137,7 +155,8 @@ impl Machine {
         match &self.journal {
             Some(journal) => {
                 let (phase, waits_for) = self.phase(journal);
-                json!({"name": journal.name, "height": journal.height, "phase": phase, "waits_for": waits_for, "eta_seconds": Value::Null, "progress": Value::Null})
+                let progress = if self.progress.is_some() { json!(self.shown_progress()) } else { Value::Null };
+                json!({"name": journal.name, "height": journal.height, "phase": phase, "waits_for": waits_for, "eta_seconds": Value::Null, "progress": progress})
             }
             None => match self.schedule.pending().next() {
                 Some(plan) => {
@@ -152,9 +171,12 @@ impl Machine {
     /// The phase of the upgrade under way, and what it waits for.
     fn phase(&self, journal: &Journal) -> (&'static str, Option<String>) {
         match (journal.stage, &self.state) {
-            (Stage::Back, _) => ("reverting", self.waits_for()),
-            (Stage::Stop, State::Working { .. }) => ("switch", None),
+            (Stage::Return, State::Up) => ("reverting", Some(format!("release {} to show that it runs", journal.from))),
+            (Stage::Restore | Stage::Back | Stage::Return, _) => ("reverting", self.waits_for()),
+            (Stage::Stop, State::Working { .. }) => ("backup", None),
             (Stage::Stop, _) => ("stopping", self.waits_for()),
+            (Stage::Hook, _) => ("hook", self.waits_for()),
+            (Stage::Switch, _) => ("switch", self.waits_for()),
             (Stage::Trial, State::Up) => {
                 let base = journal.head.or(self.life.first_head);
                 let missing = base
@@ -179,10 +201,7 @@ impl Machine {
     /// The phase of a plan that waits, what it waits for, and about how many seconds that takes.
     fn waiting(&self, plan: &Found) -> (&'static str, String, Option<u64>) {
         let due = due_at(plan.height, self.config.upgrade_lead);
-        let eta = self.life.head.zip(self.life.block_time).map(|(head, time)| {
-            let blocks = u32::try_from(due.saturating_sub(head)).unwrap_or(u32::MAX);
-            time.saturating_mul(blocks).as_secs()
-        });
+        let eta = self.time_until(plan).map(|left| left.as_secs());
         let (phase, problem) = match self.staged.get(&plan.release) {
             Some(staged) => match staged.problem() {
                 None => ("staged", None),

@@ -6,6 +6,13 @@ use super::*;
 /// How often a step is tried at once before the node is preferred to the upgrade.
 const STEP_TRIES: u32 = 3;
 
+/// How often an upgrade is put off because a step of it could not be done, each time with a stop of the node, until its plan
+/// counts as failed.
+const PUT_OFFS: u32 = 3;
+
+/// A step that fails after so long is not tried again at once.
+const LONG: Duration = Duration::from_secs(10);
+
 impl Machine {
     pub(super) fn start_step(&mut self, step: Step, out: &mut Vec<Effect>) {
         debug_assert!(self.step.is_none(), "one step at a time");
@@ -40,12 +47,32 @@ impl Machine {
         match step {
             Step::Begin(begin) => {
                 self.begin_error = None;
+                self.phases = Phases::default();
+                self.end_ahead(out);
                 self.stop_began = Some(self.now);
                 let begun = Wish::Begun(begin.name.clone(), begin.to.clone());
                 self.grant(begun, Reply::done(serde_json::json!({})), out);
                 self.refuse_begun(&format!("upgrade {} is under way", begin.name), out);
             }
-            Step::Switch { .. } => {
+            Step::Backup(_) => {
+                self.phases.backup = self.part_began.take().map(|at| ms(self.now.saturating_sub(at)));
+                if let Some(journal) = &self.journal {
+                    match &journal.backup {
+                        Some(name) => {
+                            let size = if self.progress.is_some() { format!(" {}", self.shown_progress()) } else { String::new() };
+                            say(out, Level::Info, format!("the data is backed up as {name}{size}"));
+                        }
+                        None => say(out, Level::Warn, "no backup was made: UNSAFE_SKIP_BACKUP is set".to_owned()),
+                    }
+                }
+            }
+            Step::Hooked { hook_ms } => {
+                self.phases.hook = *hook_ms;
+                if self.journal.as_ref().is_some_and(|j| j.hooks.is_empty()) {
+                    self.part_began = None;
+                }
+            }
+            Step::Switch => {
                 if std::mem::take(&mut self.cancel) {
                     self.grant(
                         Wish::Stepped,
@@ -55,7 +82,7 @@ impl Machine {
                 }
                 self.current = self.journal.as_ref().map(|j| j.to.clone());
                 self.known.client_version = None;
-                self.switch_ms = self.switch_began.take().map(|at| ms(self.now.saturating_sub(at)));
+                self.phases.switch = self.part_began.take().map(|at| ms(self.now.saturating_sub(at)));
                 self.switched = Some(self.now);
                 if let Some(journal) = &self.journal {
                     say(out, Level::Info, format!("current points at {} (it was {})", journal.to, journal.from));
@@ -74,12 +101,14 @@ impl Machine {
             }
             Step::Commit => {
                 self.restarts = 0;
+                self.put_offs = 0;
+                self.prune_at = Some(self.now);
                 if let Some(journal) = before {
                     let down = crate::config::show_duration(Duration::from_millis(journal.phases.total()));
                     say(out, Level::Info, format!("upgrade {} is committed downtime={down}", journal.name));
                 }
             }
-            Step::TurnBack { outcome, reason } => {
+            Step::TurnBack { outcome, reason, .. } => {
                 let name = self.journal.as_ref().map_or_else(String::new, |j| j.name.to_string());
                 let level = if *outcome == Outcome::Cancelled { Level::Info } else { Level::Error };
                 say(out, level, format!("upgrade {name} is taken back: {reason}"));
@@ -91,28 +120,51 @@ impl Machine {
                 self.grant(Wish::Stepped, Reply::done(serde_json::json!({})), out);
                 self.refuse_begun("a revert is under way", out);
             }
+            Step::Restore => {
+                self.restoring = false;
+                self.parked = false;
+                self.hold_longer();
+                match self.journal.as_ref().and_then(|j| Some((j.backup.clone()?, j.replaced.clone()?))) {
+                    Some((name, replaced)) => {
+                        say(out, Level::Warn, format!("the data is that of backup {name} again, what it replaced is {replaced}"));
+                    }
+                    None => say(out, Level::Warn, "the restore that was interrupted is done".to_owned()),
+                }
+            }
+            Step::Forgo { reason } => say(out, Level::Error, format!("the data stays as it is: {reason}")),
             Step::Back => {
                 self.restarts = 0;
                 self.parked = false;
                 self.known.client_version = None;
-                if let Some(journal) = before {
-                    say(out, Level::Info, format!("current points at {} again", journal.from));
+                self.hold_longer();
+                if let Some(journal) = before.filter(|j| j.stage == Stage::Back) {
+                    say(out, Level::Info, format!("current points at {}", journal.from));
                     self.current = Some(journal.from);
                 }
             }
         }
+        self.progress = None;
+        self.progress_said = None;
         match self.state.clone() {
             State::Working { then: Then::Go } => match step {
                 // The node is down already; what it left behind may still hold the data.
-                Step::Begin(_) | Step::TurnBack { .. } | Step::Undo { .. } => self.clear(Then::Go, false, None, out),
-                Step::Switch { .. } if !self.config.restart_after_upgrade => {
+                Step::Begin(_) | Step::TurnBack { .. } | Step::Undo { .. } | Step::Hooked { .. } => {
+                    self.clear(Then::Go, false, None, out);
+                }
+                Step::Switch if !self.config.restart_after_upgrade => {
                     say(out, Level::Info, "DAEMON_RESTART_AFTER_UPGRADE is false: leaving after the switch".to_owned());
                     self.leave(0, out);
                 }
-                Step::Switch { .. } if !self.config.restart_delay.is_zero() => {
+                Step::Switch if !self.config.restart_delay.is_zero() => {
                     self.state = State::Backoff { until: self.now + self.config.restart_delay };
                 }
-                Step::Switch { .. } | Step::Prove { .. } | Step::Commit | Step::Back => self.go(out),
+                Step::Backup(_)
+                | Step::Switch
+                | Step::Prove { .. }
+                | Step::Commit
+                | Step::Restore
+                | Step::Forgo { .. }
+                | Step::Back => self.go(out),
             },
             State::Working { then } => self.settle(then, out),
             State::Deciding(_) => self.decide(out),
@@ -123,6 +175,8 @@ impl Machine {
             State::Boot
             | State::Starting
             | State::Backoff { .. }
+            | State::Held { .. }
+            | State::Hooking { .. }
             | State::Stopping { .. }
             | State::Killing { .. }
             | State::Clearing { .. }
@@ -134,14 +188,20 @@ impl Machine {
         self.step_failures += 1;
         // It may have been done but for its last word: what is there now is read again.
         self.ask_look(out);
-        if let Step::Switch { .. } = step {
+        if let Step::Switch = step {
             self.current = None;
         }
+        self.progress = None;
+        self.progress_said = None;
         let what = match &step {
             Step::Begin(begin) => format!("upgrade {} cannot begin", begin.name),
-            Step::Switch { .. } => "the link cannot be moved".to_owned(),
+            Step::Backup(_) if self.interrupted() => "the backup was interrupted".to_owned(),
+            Step::Backup(_) => "the data cannot be backed up".to_owned(),
+            Step::Hooked { .. } => "the end of the hook cannot be written down".to_owned(),
+            Step::Switch => "the link cannot be moved".to_owned(),
             Step::Prove { .. } => "the proof cannot be written down".to_owned(),
             Step::Commit => "the upgrade cannot be committed".to_owned(),
+            Step::Restore | Step::Forgo { .. } => "the data cannot be brought back".to_owned(),
             Step::TurnBack { .. } | Step::Back => "the upgrade cannot be taken back".to_owned(),
             Step::Undo { .. } => "the revert cannot begin".to_owned(),
         };
@@ -172,9 +232,19 @@ impl Machine {
                     self.settle(then, out);
                 }
             }
-            Step::Switch { .. } if self.step_failures >= STEP_TRIES => {
+            // What goes wrong here is the fault of a disk, not of a release: the plan stays pending and is tried again later.
+            Step::Backup(_) | Step::Hooked { .. } | Step::Switch if self.cancel => self.go(out),
+            Step::Backup(_) | Step::Hooked { .. } | Step::Switch
+                if self.step_failures >= STEP_TRIES || self.took_long() =>
+            {
                 self.step_failures = 0;
-                self.start_step(Step::TurnBack { outcome: Outcome::Failed, reason: why }, out);
+                let step = self.turn_back(Outcome::Failed, format!("{what}: {why}"), true);
+                self.start_step(step, out);
+            }
+            // As long as the exchange has not begun the node is preferred to its data of before.
+            Step::Restore if self.step_failures >= STEP_TRIES && !self.restoring && self.journal.is_some() => {
+                self.step_failures = 0;
+                self.start_step(Step::Forgo { reason: why }, out);
             }
             Step::TurnBack { .. } | Step::Back if self.step_failures >= STEP_TRIES && self.consistent() => {
                 // The link is where the journal has it: the node comes first, what is left is only to be written down.
@@ -189,7 +259,13 @@ impl Machine {
                     self.go(out);
                 }
             }
-            Step::Switch { .. } | Step::TurnBack { .. } | Step::Back => {
+            Step::Backup(_)
+            | Step::Hooked { .. }
+            | Step::Switch
+            | Step::TurnBack { .. }
+            | Step::Restore
+            | Step::Forgo { .. }
+            | Step::Back => {
                 let pause = if self.step_failures < STEP_TRIES { 1 } else { 10 };
                 self.step_retry = Some((self.now + Duration::from_secs(pause), step));
             }
@@ -198,6 +274,33 @@ impl Machine {
                 self.decide(out);
             }
         }
+    }
+
+    /// Whether the step that just failed had taken so long that it is not tried again at once.
+    fn took_long(&self) -> bool {
+        self.part_began.is_some_and(|at| self.now.saturating_sub(at) >= LONG)
+    }
+
+    /// Whether the step that just failed was ended by us.
+    fn interrupted(&self) -> bool {
+        self.cancel || matches!(self.state, State::Working { then: Then::Exit(_) })
+    }
+
+    /// The step that takes the upgrade back; one that was put off too often is not tried again.
+    pub(super) fn turn_back(&mut self, outcome: Outcome, reason: String, put_off: bool) -> Step {
+        if !put_off {
+            return Step::TurnBack { outcome, reason, put_off };
+        }
+        self.put_offs += 1;
+        let pause = STAGE_PAUSE.saturating_mul(1 << self.put_offs.min(7)).min(STAGE_PAUSE_MAX);
+        self.begin_after = self.now + pause;
+        // What stood in its way may be found by looking at the release again, the node running.
+        if let Some(journal) = &self.journal {
+            self.staged.remove(&journal.to);
+        }
+        let last = self.put_offs >= PUT_OFFS;
+        let reason = if last { format!("{reason}; given up after {PUT_OFFS} tries") } else { format!("put off: {reason}") };
+        Step::TurnBack { outcome, reason, put_off: !last }
     }
 
     /// Whether the node may be started although an upgrade cannot be moved on: the link is back, or its trial goes on.

@@ -9,7 +9,7 @@ use crate::config::{Config, Sources, resolve};
 use crate::home::Name;
 use crate::job::look::Survey;
 use crate::job::stage::{Check, Staged};
-use crate::journal::{Phases, rfc3339};
+use crate::journal::rfc3339;
 use crate::schedule::Found;
 
 fn config(set: &[(&str, &str)]) -> Config {
@@ -44,6 +44,7 @@ fn survey(current: &str, journal: Option<Journal>, plans: Vec<Found>) -> Survey 
         journal: Ok(journal),
         plans,
         errors: Vec::new(),
+        restoring: false,
         last: None,
         known: Known::default(),
         known_error: None,
@@ -55,24 +56,20 @@ fn survey(current: &str, journal: Option<Journal>, plans: Vec<Found>) -> Survey 
 
 fn journal(stage: Stage) -> Journal {
     Journal {
-        version: 1,
-        id: "v2-1-1".to_owned(),
-        name: Name::parse("v2").unwrap(),
-        stage,
-        from: Release::Genesis,
-        to: release("v2"),
         height: Some(100),
         digest: Some("v2@100".to_owned()),
-        plan: None,
-        passed: Vec::new(),
         head: Some(99),
-        identity: Identity::default(),
-        starts: 0,
-        proven: false,
-        back: None,
-        begun: 1,
-        phases: Phases::default(),
-        clean_stop: None,
+        ..Journal::new("v2-1-1".to_owned(), Name::parse("v2").unwrap(), stage, Release::Genesis, release("v2"), 1)
+    }
+}
+
+/// The same with a backup, and a hook to run or what a hook may have changed.
+fn backed_up(stage: Stage) -> Journal {
+    Journal {
+        backup: Some("v2-20260101-000000".to_owned()),
+        hooks: if stage == Stage::Hook { vec!["/h/hook".into()] } else { Vec::new() },
+        touched: true,
+        ..journal(stage)
     }
 }
 
@@ -82,6 +79,7 @@ fn fit(name: &str) -> Staged {
         print: Some("print".to_owned()),
         checks: Vec::new(),
         version: Some("2".to_owned()),
+        backup: None,
     }
 }
 
@@ -183,11 +181,34 @@ impl Drive {
         ])
     }
 
+    /// The data is backed up, the first hook runs.
+    fn hooking(set: &[(&str, &str)]) -> Drive {
+        Drive::begun(set).all([
+            Event::Ended(Exit::Code(0)),
+            cleared(),
+            stepped(Some(backed_up(Stage::Hook))),
+            Event::Note(Role::Hook, Note::HookStarted { attempt: 1 }),
+        ])
+    }
+
+    /// The upgrade was taken back; the old release runs on what the new one left.
+    fn returned(set: &[(&str, &str)]) -> Drive {
+        let back = Journal { back: Some((Outcome::Reverted, "x".to_owned())), starts: 1, ..backed_up(Stage::Return) };
+        Drive::new(set).all([
+            Event::Booted,
+            surveyed(survey("genesis", Some(back), Vec::new())),
+            Event::Watching(true),
+            recorded("genesis", 1),
+            Event::Executed,
+        ])
+    }
+
     /// The link has moved; the new release was executed.
     fn trial(set: &[(&str, &str)]) -> Drive {
         Drive::begun(set).all([
             Event::Ended(Exit::Code(0)),
             cleared(),
+            stepped(Some(journal(Stage::Switch))),
             stepped(Some(journal(Stage::Trial))),
             recorded("v2", 1),
             Event::Executed,
@@ -195,9 +216,12 @@ impl Drive {
     }
 }
 
+const VALIDATOR: &[(&str, &str)] = &[("validator_mode", "true"), ("daemon_restart_backoff", "1s")];
+
 fn short(effects: &[Effect]) -> String {
     let one = |effect: &Effect| match effect {
         Effect::Launch(_) => Some("launch".to_owned()),
+        Effect::RunHook => Some("hook".to_owned()),
         Effect::Start(Role::Step, Job::Step(step)) => {
             let name = format!("{step:?}");
             Some(format!("step:{}", name.split([' ', '(', '{']).next().unwrap()))
@@ -217,7 +241,7 @@ fn short(effects: &[Effect]) -> String {
 // ---- traces ---------------------------------------------------------------------------------------------------
 
 #[test]
-fn an_upgrade_stops_switches_starts_proves_and_commits_in_this_order() {
+fn an_upgrade_stops_backs_up_switches_starts_proves_and_commits_in_this_order() {
     let mut drive = Drive::up(&[], vec![plan("v2", 100)]);
     assert!(!short(&drive.feed(probed(98))).contains("step"), "not early");
     drive.looked();
@@ -226,7 +250,9 @@ fn an_upgrade_stops_switches_starts_proves_and_commits_in_this_order() {
     let begun = short(&drive.feed(stepped(Some(journal(Stage::Stop)))));
     assert!(begun.contains("TERM:Node"), "{begun}");
     assert_eq!(short(&drive.feed(Event::Ended(Exit::Code(0)))), "start:Clear");
-    assert_eq!(short(&drive.feed(cleared())), "step:Switch");
+    assert_eq!(short(&drive.feed(cleared())), "step:Backup");
+    let saved = short(&drive.feed(stepped(Some(journal(Stage::Switch)))));
+    assert!(saved.contains("step:Switch"), "{saved}");
     let switched = short(&drive.feed(stepped(Some(journal(Stage::Trial)))));
     assert!(switched.contains("launch"), "{switched}");
     drive = drive.all([recorded("v2", 1), Event::Executed, probed(99)]);
@@ -264,7 +290,7 @@ fn a_node_that_ended_at_the_height_is_upgraded_whatever_its_status_was() {
         drive.machine.known.head = Some(Head { number: 99, seen: 0, release: Release::Genesis });
         assert_eq!(short(&drive.feed(Event::Ended(exit))), "step:Begin", "{exit}");
         assert_eq!(short(&drive.feed(stepped(Some(journal(Stage::Stop))))), "start:Look start:Clear");
-        assert_eq!(short(&drive.feed(cleared())), "step:Switch");
+        assert_eq!(short(&drive.feed(cleared())), "step:Backup");
     }
 }
 
@@ -372,7 +398,8 @@ fn a_cancel_between_stop_and_switch_starts_the_old_release_again() {
 
 #[test]
 fn a_switch_that_cannot_be_done_gives_the_old_release_back() {
-    let mut drive = Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared()]);
+    let mut drive =
+        Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared(), stepped(Some(journal(Stage::Switch)))]);
     let fails = || Event::Done(Role::Step, Err("No space left on device".to_owned()));
     for _ in 0..2 {
         assert_eq!(short(&drive.feed(fails())), "start:Look");
@@ -397,6 +424,230 @@ fn a_switch_that_cannot_be_done_gives_the_old_release_back() {
     assert!(short(&drive.feed(stepped(Some(back)))).contains("step:Back"), "beside the running node");
     drive.feed(stepped(None));
     assert_eq!((drive.machine.state.clone(), drive.machine.journal.clone()), (State::Up, None));
+}
+
+#[test]
+fn hooks_run_one_after_the_other_and_the_link_moves_only_when_the_last_is_done() {
+    let mut drive = Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared()]);
+    let two = Journal { hooks: vec!["/h/a".into(), "/h/b".into()], ..backed_up(Stage::Hook) };
+    assert!(short(&drive.feed(stepped(Some(two.clone())))).contains("hook"));
+    for left in [vec!["/h/b".into()], Vec::new()] {
+        drive.looked();
+        drive.feed(Event::Note(Role::Hook, Note::HookStarted { attempt: 1 }));
+        assert_eq!(short(&drive.feed(Event::HookEnded(Exit::Code(0), None))), "step:Hooked");
+        let stage = if left.is_empty() { Stage::Switch } else { Stage::Hook };
+        let done = Journal { hooks: left.clone(), stage, ..two.clone() };
+        assert!(short(&drive.feed(stepped(Some(done)))).contains("start:Clear"), "what it left behind is waited for");
+        let next = short(&drive.feed(cleared()));
+        assert_eq!(next, if left.is_empty() { "step:Switch" } else { "hook" });
+    }
+}
+
+#[test]
+fn a_hook_that_exits_31_is_run_again_with_growing_pauses_up_to_the_maximum() {
+    let mut drive = Drive::hooking(&[("daemon_preupgrade_max_retries", "2")]);
+    for (attempt, pause) in [(1, 1), (2, 2)] {
+        assert_eq!(short(&drive.feed(Event::HookEnded(Exit::Code(31), None))), "start:Clear");
+        assert_eq!(short(&drive.feed(cleared())), "");
+        drive.now += Duration::from_millis(pause * 1000 - 1);
+        assert_eq!(short(&drive.feed(Event::Tick)), "", "attempt {attempt}");
+        drive.now += Duration::from_millis(1);
+        assert_eq!(short(&drive.feed(Event::Tick)), "hook", "attempt {attempt}");
+        drive.feed(Event::Note(Role::Hook, Note::HookStarted { attempt: attempt + 1 }));
+    }
+    let effects = drive.feed(Event::HookEnded(Exit::Code(31), None));
+    assert_eq!(short(&effects), "step:TurnBack");
+}
+
+#[test]
+fn a_hook_that_fails_in_any_way_takes_the_upgrade_back() {
+    for exit in [Exit::Code(1), Exit::Code(127), Exit::Signal(11), Exit::Code(31)] {
+        let mut drive = Drive::hooking(&[]);
+        let effects = drive.feed(Event::HookEnded(exit, Some("no such table".to_owned())));
+        assert_eq!(short(&effects), "step:TurnBack", "{exit}");
+        let Some(Effect::Start(_, Job::Step(step))) = effects.last() else { panic!("{effects:?}") };
+        let Step::TurnBack { outcome: Outcome::Failed, reason, put_off: false } = &**step else { panic!("{step:?}") };
+        assert!(reason.contains("/h/hook") && reason.contains("no such table"), "{reason}");
+    }
+}
+
+#[test]
+fn a_hook_that_hangs_gets_term_at_its_deadline_and_kill_when_the_grace_is_over() {
+    let mut drive = Drive::hooking(&[("daemon_preupgrade_timeout", "7s"), ("daemon_shutdown_grace", "2s")]);
+    drive.now += Duration::from_millis(6999);
+    assert_eq!(short(&drive.feed(Event::Tick)), "");
+    drive.now += Duration::from_millis(1);
+    assert!(short(&drive.feed(Event::Tick)).contains("TERM:Hook"));
+    let quiet = || Event::Sample(Counters { used: [(1, (5, 5))].into(), blocked: false });
+    let mut all = String::new();
+    for _ in 0..2 {
+        all += &short(&drive.feed(quiet()));
+    }
+    assert!(!all.contains("KILL"), "{all}");
+    assert_eq!(short(&drive.feed(quiet())), "KILL:Hook");
+    assert_eq!(short(&drive.feed(Event::HookEnded(Exit::Signal(9), None))), "step:TurnBack");
+}
+
+#[test]
+fn a_hook_that_a_stop_interrupts_did_not_fail_the_plan() {
+    for exit in [Exit::Signal(15), Exit::Code(1)] {
+        let mut drive = Drive::hooking(&[]);
+        assert!(short(&drive.feed(Event::Signal(Sig::Stop))).contains("TERM:Hook"));
+        assert_eq!(short(&drive.feed(Event::HookEnded(exit, None))), "start:Clear");
+        assert_eq!(short(&drive.feed(cleared())), "exit:0", "{exit}");
+    }
+}
+
+#[test]
+fn a_cancel_ends_the_backup_or_the_hook_that_runs() {
+    let cancel = || Event::Asked(1, Request::Cancel { name: Name::parse("v2").unwrap() });
+    let mut backing_up = Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared()]);
+    assert_eq!(short(&backing_up.feed(cancel())), "KILL:Step");
+    let killed = Event::Done(Role::Step, Err("killed".to_owned()));
+    assert_eq!(short(&backing_up.feed(killed)), "start:Look step:TurnBack");
+    let mut hooking = Drive::hooking(&[]);
+    assert_eq!(short(&hooking.feed(cancel())), "TERM:Hook sample");
+    assert_eq!(short(&hooking.feed(Event::HookEnded(Exit::Signal(15), None))), "start:Clear");
+    assert_eq!(short(&hooking.feed(cleared())), "step:TurnBack");
+}
+
+#[test]
+fn what_a_disk_does_wrong_puts_an_upgrade_off_and_does_not_fail_its_plan_at_once() {
+    let mut drive = Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared()]);
+    let fails = || Event::Done(Role::Step, Err("No space left on device".to_owned()));
+    let put_off = |effects: &[Effect]| {
+        effects.iter().find_map(|e| match e {
+            Effect::Start(_, Job::Step(step)) => match &**step {
+                Step::TurnBack { put_off, .. } => Some(*put_off),
+                _ => None,
+            },
+            _ => None,
+        })
+    };
+    for expected in [true, true, false] {
+        let mut effects = Vec::new();
+        for _ in 0..3 {
+            effects = drive.feed(fails());
+            drive.looked();
+            drive.now += Duration::from_secs(1);
+            drive.feed(Event::Tick);
+        }
+        assert_eq!(put_off(&effects), Some(expected), "{effects:?}");
+        let back = Journal { back: Some((Outcome::Failed, "x".to_owned())), ..journal(Stage::Back) };
+        drive = drive.all([stepped(Some(back)), cleared(), stepped(None), recorded("genesis", 0), Event::Executed]);
+        assert_eq!(drive.machine.state, State::Up);
+        // It is due again, but only after a pause, and its release is looked at anew.
+        drive = drive.all([Event::Done(Role::Stage, Ok(Report::Staged(fit("v2")))), probed(99)]);
+        assert_eq!(drive.machine.step, None, "not at once");
+        drive.now += Duration::from_mins(10);
+        drive = drive.all([Event::Tick, probed(99)]);
+        assert!(matches!(drive.machine.step, Some(Step::Begin(_))), "{:?}", drive.machine.step);
+        drive = drive.all([stepped(Some(journal(Stage::Stop))), Event::Ended(Exit::Code(0)), cleared()]);
+    }
+}
+
+#[test]
+fn the_data_goes_back_only_when_the_old_release_cannot_run_on_what_was_left() {
+    // It answers: the upgrade is over.
+    assert!(short(&Drive::returned(&[]).feed(probed(99))).contains("step:Back"));
+    // It ends three times: its data of before is put back.
+    let mut drive = Drive::returned(&[("daemon_restart_backoff", "1s")]);
+    for starts in 2..=3 {
+        assert_eq!(short(&drive.feed(Event::Ended(Exit::Code(1)))), "", "start {starts}");
+        drive = drive.after(60).all([recorded("genesis", starts), Event::Executed]);
+    }
+    assert_eq!(short(&drive.feed(Event::Ended(Exit::Code(1)))), "start:Clear");
+    assert_eq!(short(&drive.feed(cleared())), "step:TurnBack");
+    let restore = Journal { back: Some((Outcome::Reverted, "x".to_owned())), ..backed_up(Stage::Restore) };
+    drive = drive.all([stepped(Some(restore))]);
+    assert_eq!(short(&drive.feed(cleared())), "step:Restore");
+}
+
+#[test]
+fn the_data_never_goes_back_over_blocks_that_are_newer_than_its_backup() {
+    let mut drive = Drive::returned(&[("daemon_restart_backoff", "1s"), ("daemon_max_restarts", "3")]);
+    drive.machine.known.head = Some(Head { number: 100, seen: 0, release: release("v2") });
+    let mut all = String::new();
+    for starts in 2..=6 {
+        all += &short(&drive.feed(Event::Ended(Exit::Code(1))));
+        drive = drive.after(60).all([cleared(), recorded("genesis", starts), Event::Executed]);
+    }
+    assert!(!all.contains("TurnBack") && all.contains("start:Clear"), "{all}");
+}
+
+#[test]
+fn a_validator_is_held_before_a_start_for_longer_when_its_end_was_not_clean() {
+    let left = |drive: &Drive| match drive.machine.state {
+        State::Held { until } => (until - drive.now).as_secs(),
+        _ => 0,
+    };
+    let restart = || Event::Asked(1, Request::Restart { args: None });
+    let clean = Drive::up(VALIDATOR, Vec::new()).all([restart(), Event::Ended(Exit::Code(0)), cleared()]);
+    assert_eq!(left(&clean), 4, "two block periods and one request timeout");
+    assert_eq!(clean.machine.public_state(), "starting");
+    assert_eq!(clean.machine.status()["hold"]["reason"].as_str().map(|why| why.contains("validator")), Some(true));
+    let crashed = Drive::up(VALIDATOR, Vec::new()).all([probed(7), Event::Ended(Exit::Code(1))]).after(1);
+    assert_eq!(left(&crashed), 59);
+    let other = Drive::up(&[], Vec::new()).all([restart(), Event::Ended(Exit::Code(0)), cleared()]);
+    assert_eq!(left(&other), 0, "nobody else is held");
+    let mut held = Drive::up(VALIDATOR, Vec::new()).all([restart(), Event::Ended(Exit::Code(0)), cleared()]);
+    held.now += Duration::from_secs(4);
+    assert_eq!(short(&held.feed(Event::Tick)), "launch");
+}
+
+#[test]
+fn a_validator_at_its_height_is_not_given_back_to_the_old_release() {
+    let mut drive = Drive::trial(&[("validator_mode", "true"), ("daemon_restart_backoff", "1s")]);
+    for starts in 1..=2 {
+        drive.feed(Event::Ended(Exit::Code(1)));
+        drive = drive.after(61).after(60).all([recorded("v2", starts + 1), Event::Executed]);
+    }
+    assert_eq!(short(&drive.feed(Event::Ended(Exit::Code(1)))), "start:Clear");
+    assert_eq!(short(&drive.feed(cleared())), "exit:5");
+}
+
+#[test]
+fn an_interrupted_restore_is_ended_before_anybody_starts() {
+    let pending = Survey { restoring: true, ..survey("genesis", None, Vec::new()) };
+    let mut drive = Drive::new(&[]).all([Event::Booted]);
+    assert!(short(&drive.feed(surveyed(pending))).contains("start:Clear"));
+    assert_eq!(short(&drive.feed(cleared())), "step:Restore");
+    assert!(short(&drive.feed(stepped(None))).contains("launch"));
+}
+
+#[test]
+fn what_must_be_copied_is_copied_ahead_in_time_and_again_closer_to_the_height() {
+    let forecast = || crate::job::backup::Forecast {
+        mode: crate::manifest::Mode::Copy,
+        how: crate::manifest::How::Copy,
+        place: "/b".into(),
+        files: 1,
+        bytes: 1 << 30,
+        to_copy: 1 << 30,
+        down_copy: 1 << 20,
+        free: 1 << 40,
+    };
+    let staged = || Event::Done(Role::Stage, Ok(Report::Staged(Staged { backup: Some(forecast()), ..fit("v2") })));
+    let mut drive = Drive::up(&[], vec![plan("v2", 10_000)]).all([staged()]);
+    // One block a second.
+    for head in [1, 2, 3] {
+        drive.now += Duration::from_secs(1);
+        assert!(!short(&drive.feed(probed(head))).contains("Ahead"), "too early");
+    }
+    let jump = |drive: &mut Drive, head: u64| {
+        drive.looked();
+        drive.now += Duration::from_secs(head - drive.machine.life.head.unwrap());
+        short(&drive.feed(probed(head)))
+    };
+    assert!(jump(&mut drive, 8300).contains("start:Ahead"), "half an hour before");
+    drive.now += Duration::from_secs(20);
+    drive.feed(Event::Done(Role::Ahead, Ok(Report::CopiedAhead(1 << 30))));
+    assert!(!jump(&mut drive, 8500).contains("Ahead"));
+    assert!(jump(&mut drive, 9600).contains("start:Ahead"), "at a quarter of what was left");
+    drive.feed(Event::Done(Role::Ahead, Ok(Report::CopiedAhead(1 << 20))));
+    assert!(jump(&mut drive, 9950).contains("start:Ahead"), "again");
+    assert!(jump(&mut drive, 9999).contains("step:Begin"));
+    assert!(short(&drive.feed(stepped(Some(journal(Stage::Stop))))).contains("KILL:Ahead"), "it is over");
 }
 
 #[test]
@@ -460,10 +711,27 @@ fn states() -> Vec<(&'static str, Drive)> {
         ("clearing before the end", Drive::up(&[], Vec::new()).all([Event::Signal(Sig::Stop), exit()])),
         ("upgrade: stopping", Drive::begun(&[])),
         ("upgrade: clearing", Drive::begun(&[]).all([Event::Ended(Exit::Code(0))])),
-        ("upgrade: switching", Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared()])),
+        ("upgrade: backing up", Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared()])),
+        ("upgrade: hook", Drive::hooking(&[])),
+        ("upgrade: hook told to end", Drive::hooking(&[]).after(301)),
+        ("upgrade: hook, stop asked", Drive::hooking(&[]).all([Event::Signal(Sig::Stop)])),
+        (
+            "upgrade: pause before a hook",
+            Drive::hooking(&[("daemon_preupgrade_max_retries", "3")])
+                .all([Event::HookEnded(Exit::Code(31), None), cleared()]),
+        ),
+        (
+            "upgrade: switching",
+            Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared(), stepped(Some(journal(Stage::Switch)))]),
+        ),
         (
             "upgrade: starting",
-            Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared(), stepped(Some(journal(Stage::Trial)))]),
+            Drive::begun(&[]).all([
+                Event::Ended(Exit::Code(0)),
+                cleared(),
+                stepped(Some(journal(Stage::Switch))),
+                stepped(Some(journal(Stage::Trial))),
+            ]),
         ),
         ("upgrade: trial", Drive::trial(&[])),
         ("upgrade: trial, answers", Drive::trial(&[]).all([probed(99)])),
@@ -476,6 +744,12 @@ fn states() -> Vec<(&'static str, Drive)> {
             let back = Journal { back: Some((Outcome::Reverted, "x".to_owned())), ..journal(Stage::Back) };
             Drive::new(&[]).all([Event::Booted, surveyed(survey("v2", Some(back), Vec::new()))])
         }),
+        ("upgrade: the data goes back", {
+            let restore = surveyed(survey("genesis", Some(backed_up(Stage::Restore)), Vec::new()));
+            Drive::new(&[]).all([Event::Booted, restore, cleared()])
+        }),
+        ("upgrade: the old release on what was left", Drive::returned(&[])),
+        ("held", Drive::trial(VALIDATOR).all([exit()]).after(60)),
         ("leaving", Drive::up(&[], Vec::new()).all([Event::Signal(Sig::Stop), exit(), cleared()])),
     ]
 }
@@ -487,6 +761,9 @@ fn events() -> Vec<(&'static str, Event)> {
         ("node ended 0", Event::Ended(Exit::Code(0))),
         ("node ended 1", Event::Ended(Exit::Code(1))),
         ("node killed", Event::Ended(Exit::Signal(9))),
+        ("hook ended 0", Event::HookEnded(Exit::Code(0), None)),
+        ("hook ended 1", Event::HookEnded(Exit::Code(1), Some("no".to_owned()))),
+        ("hook ended 31", Event::HookEnded(Exit::Code(31), None)),
         ("head 50", probed(50)),
         ("head 99", probed(99)),
         ("no answer", Event::Done(Role::Probe, Err("connection refused".to_owned()))),
@@ -496,6 +773,8 @@ fn events() -> Vec<(&'static str, Event)> {
         ("staged: fit", Event::Done(Role::Stage, Ok(Report::Staged(fit("v2"))))),
         ("staged: unfit", Event::Done(Role::Stage, Ok(Report::Staged(unfit("v2"))))),
         ("step done: stop", stepped(Some(journal(Stage::Stop)))),
+        ("step done: hook", stepped(Some(backed_up(Stage::Hook)))),
+        ("step done: switch", stepped(Some(journal(Stage::Switch)))),
         ("step done: trial", stepped(Some(journal(Stage::Trial)))),
         ("step done: none", stepped(None)),
         ("step failed", Event::Done(Role::Step, Err("No space left on device".to_owned()))),
@@ -571,6 +850,8 @@ struct World {
     dice: Dice,
     /// The node's process: none, the shim, or the node (deaf or not); whether it got TERM.
     node: Option<Sim>,
+    /// The hook's process.
+    hook: Option<Sim>,
     /// A grandchild that outlived its node holds the data.
     straggler: bool,
     jobs: BTreeMap<Role, Job>,
@@ -578,6 +859,7 @@ struct World {
     journal: Option<Journal>,
     failed: bool,
     finished: Vec<Outcome>,
+    restored: u64,
     plans: Vec<Found>,
     head: u64,
     left: Option<u8>,
@@ -591,6 +873,11 @@ struct Sim {
     deaf: bool,
 }
 
+/// Whether a step changes link or data, so that no node may be started meanwhile.
+fn moves(step: &Step) -> bool {
+    matches!(step, Step::Backup(_) | Step::Switch | Step::Restore | Step::Back)
+}
+
 impl World {
     fn new(seed: u64) -> World {
         let grace = [
@@ -599,17 +886,23 @@ impl World {
             ("daemon_trial_blocks", "3"),
             ("daemon_restart_backoff", "1s"),
             ("daemon_max_restarts", "2"),
+            ("daemon_preupgrade_timeout", "5s"),
+            ("daemon_preupgrade_max_retries", "1"),
+            ("validator_mode", if seed % 4 == 0 { "true" } else { "false" }),
+            ("daemon_validator_hold", "3s"),
         ];
         World {
             drive: Drive::new(&grace),
             dice: Dice(seed.max(1)),
             node: None,
+            hook: None,
             straggler: false,
             jobs: BTreeMap::new(),
             current: "genesis",
             journal: None,
             failed: false,
             finished: Vec::new(),
+            restored: 0,
             plans: vec![plan("v2", 10)],
             head: 0,
             left: None,
@@ -641,15 +934,22 @@ impl World {
         match effect {
             Effect::Launch(_) => {
                 assert!(self.node.is_none(), "two nodes");
-                let moves =
-                    |job: &Job| matches!(job, Job::Step(step) if matches!(**step, Step::Switch { .. } | Step::Back));
+                assert!(self.hook.is_none(), "a node is started beside a hook");
+                let moves = |job: &Job| matches!(job, Job::Step(step) if moves(step));
                 assert!(!self.jobs.values().any(moves), "a node is started while the link moves");
                 assert!(!self.jobs.contains_key(&Role::Clear), "a node is started while the data is being cleared");
                 self.node = Some(Sim { runs: false, terms: 0, deaf: false });
             }
+            Effect::RunHook => {
+                assert!(self.node.is_none(), "a hook runs beside a node");
+                assert!(self.hook.is_none(), "two hooks");
+                assert!(self.jobs.get(&Role::Step).is_none() && !self.jobs.contains_key(&Role::Clear), "a hook beside a step");
+                self.hook = Some(Sim { runs: false, terms: 0, deaf: false });
+            }
             Effect::Start(role, job) => {
                 if let Job::Step(step) = &job {
-                    if let Step::Switch { .. } = **step {
+                    assert!(self.hook.is_none(), "a step is done beside a hook");
+                    if let Step::Switch | Step::Backup(_) | Step::Restore = **step {
                         assert!(self.node.is_none(), "the link moves under a node");
                     }
                     if let Step::Back = **step {
@@ -669,6 +969,12 @@ impl World {
                 assert!(self.node.is_none_or(|n| n.terms > 0), "KILL before TERM");
                 return self.node.take().map(|_| Event::Ended(Exit::Signal(9)));
             }
+            Effect::Terminate(Role::Hook) => {
+                self.hook.as_mut().expect("TERM without a hook").terms += 1;
+            }
+            Effect::Kill(Role::Hook) => {
+                return self.hook.take().map(|_| Event::HookEnded(Exit::Signal(9), None));
+            }
             Effect::Kill(role) => {
                 return self.jobs.remove(&role).map(|_| Event::Done(role, Err("killed".to_owned())));
             }
@@ -676,6 +982,7 @@ impl World {
             Effect::Watch(_) => return Some(Event::Watching(true)),
             Effect::Exit(code, ..) => {
                 assert!(self.node.is_none(), "it leaves a node behind");
+                assert!(self.hook.is_none(), "it leaves a hook behind");
                 self.left = Some(code);
             }
             Effect::Terminate(_) | Effect::Reply(..) | Effect::Ready | Effect::Log(..) => {}
@@ -693,18 +1000,62 @@ impl World {
             Step::Begin(begin) => {
                 self.journal.get_or_insert(Journal { to: begin.to.clone(), head: begin.head, ..journal(Stage::Stop) });
             }
-            Step::Switch { .. } => {
-                self.current = "v2";
+            Step::Backup(_) => {
+                let hooks = self.dice.roll(3);
                 let journal = self.journal.as_mut().ok_or("no journal")?;
-                journal.stage = Stage::Trial;
-                journal.starts = 0;
+                if journal.stage == Stage::Stop {
+                    journal.backup = Some("b".to_owned());
+                    journal.hooks = (0..hooks).map(|n| format!("/h/{n}").into()).collect();
+                    journal.stage = if hooks == 0 { Stage::Switch } else { Stage::Hook };
+                }
+            }
+            Step::Hooked { .. } => {
+                let journal = self.journal.as_mut().ok_or("no journal")?;
+                if journal.stage == Stage::Hook {
+                    journal.hooks.remove(0);
+                    journal.attempt = 0;
+                    journal.stage = if journal.hooks.is_empty() { Stage::Switch } else { Stage::Hook };
+                }
+            }
+            Step::Switch => {
+                let journal = self.journal.as_mut().ok_or("no journal")?;
+                if journal.stage == Stage::Switch {
+                    journal.stage = Stage::Trial;
+                    journal.starts = 0;
+                    journal.touched = true;
+                    self.current = "v2";
+                }
+            }
+            Step::Restore => {
+                let journal = self.journal.as_mut().ok_or("no journal")?;
+                if journal.stage == Stage::Restore {
+                    assert_eq!(self.current, "genesis", "the data goes back under the new release");
+                    journal.replaced = Some("r".to_owned());
+                    journal.stage = Stage::Back;
+                    self.restored += 1;
+                }
+            }
+            Step::Forgo { .. } => {
+                let journal = self.journal.as_mut().ok_or("no journal")?;
+                journal.touched = false;
+                journal.stage = Stage::Back;
             }
             Step::Prove { .. } => self.journal.as_mut().ok_or("no journal")?.proven = true,
             Step::Commit => self.finish(Outcome::Committed),
-            Step::TurnBack { outcome, reason } => {
+            Step::TurnBack { outcome, reason, .. } => {
                 let journal = self.journal.as_mut().ok_or("no journal")?;
-                journal.stage = Stage::Back;
-                journal.back = Some((*outcome, reason.clone()));
+                journal.stage = match journal.stage {
+                    Stage::Return => Stage::Restore,
+                    Stage::Hook | Stage::Switch if journal.way_back().is_some() => Stage::Restore,
+                    _ => Stage::Back,
+                };
+                journal.back.get_or_insert((*outcome, reason.clone()));
+            }
+            Step::Back if self.journal.as_ref().is_some_and(|j| j.stage == Stage::Back && j.way_back().is_some()) => {
+                self.current = "genesis";
+                let journal = self.journal.as_mut().ok_or("no journal")?;
+                journal.stage = Stage::Return;
+                journal.starts = 0;
             }
             Step::Back => {
                 let outcome =
@@ -763,7 +1114,10 @@ impl World {
                 Ok(Report::Staged(if self.dice.roll(4) == 0 && !self.failed { unfit("v2") } else { fit("v2") }))
             }
             Job::Step(step) => self.carry_out(&step).map(|()| Report::Stepped(self.journal.clone().map(Box::new))),
+            Job::CopyAhead(_) => Ok(Report::CopiedAhead(1)),
+            Job::Prune(..) => Ok(Report::Pruned(Vec::new())),
             Job::Clear(_) => {
+                assert!(self.hook.is_none(), "the data is said to be free under a hook");
                 assert!(self.node.is_none(), "the data is said to be free under a node");
                 self.straggler = false;
                 Ok(Report::Cleared)
@@ -782,7 +1136,7 @@ impl World {
                 return self.feed(Event::Ended(Exit::Code(1)));
             }
             let mut starts = 0;
-            if let Some(journal) = self.journal.as_mut().filter(|j| j.stage == Stage::Trial) {
+            if let Some(journal) = self.journal.as_mut().filter(|j| j.on_probation().is_some()) {
                 journal.starts += 1;
                 starts = journal.starts;
             }
@@ -798,6 +1152,31 @@ impl World {
             self.straggler = self.dice.roll(4) == 0;
             let exit = if node.runs { Exit::Code(i32::try_from(self.dice.roll(2)).unwrap()) } else { Exit::Signal(15) };
             self.feed(Event::Ended(exit));
+        }
+    }
+
+    fn move_hook(&mut self) {
+        let Some(mut hook) = self.hook else { return };
+        if !hook.runs && hook.terms == 0 {
+            if self.straggler {
+                self.hook = None;
+                self.feed(Event::Note(Role::Hook, Note::Busy(Vec::new())));
+                return self.feed(Event::HookEnded(Exit::Code(1), None));
+            }
+            let journal = self.journal.as_mut().unwrap();
+            journal.attempt += 1;
+            journal.touched = true;
+            let attempt = journal.attempt;
+            hook.runs = true;
+            hook.deaf = !self.failed && self.dice.roll(5) == 0;
+            self.hook = Some(hook);
+            return self.feed(Event::Note(Role::Hook, Note::HookStarted { attempt }));
+        }
+        if if hook.terms > 0 { !hook.deaf } else { self.dice.roll(3) == 0 } {
+            self.hook = None;
+            self.straggler = self.dice.roll(4) == 0;
+            let exit = Exit::Code([0, 0, 0, 31, 2][usize::try_from(self.dice.roll(5)).unwrap()]);
+            self.feed(Event::HookEnded(exit, None));
         }
     }
 
@@ -829,7 +1208,10 @@ impl World {
                 6 => self.straggler = self.straggler || (self.node.is_none() && self.dice.roll(8) == 0),
                 7..16 => self.pass_time(),
                 16..28 => self.end_job(),
-                _ => self.move_node(),
+                _ => {
+                    self.move_node();
+                    self.move_hook();
+                }
             }
         }
         // From here on nothing fails any more: after TERM, time and deaths alone must lead to the end.
@@ -838,6 +1220,7 @@ impl World {
         for _ in 0..400 {
             self.end_job();
             self.move_node();
+            self.move_hook();
             self.pass_time();
         }
         assert!(self.left.is_some(), "it never ends: {}", place(&self.drive.machine.state));
@@ -851,7 +1234,7 @@ fn whatever_the_order_of_events_there_is_one_node_at_most_and_term_leads_to_the_
         Ok(seed) => vec![seed.parse().unwrap()],
         Err(_) => (1..=600).collect(),
     };
-    let (mut finished, mut left) = (BTreeMap::new(), BTreeMap::new());
+    let (mut finished, mut left, mut restored) = (BTreeMap::new(), BTreeMap::new(), 0);
     for seed in seeds {
         let mut world = World::new(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let walked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.walk(300)));
@@ -860,20 +1243,22 @@ fn whatever_the_order_of_events_there_is_one_node_at_most_and_term_leads_to_the_
             panic!("WEMIXVISOR_SEED={seed} shows it; the end of its way:\n{}", trail.join("\n"));
         }
         *left.entry(world.left.unwrap()).or_insert(0) += 1;
+        restored += world.restored;
         for outcome in world.finished {
             *finished.entry(outcome.word()).or_insert(0) += 1;
         }
     }
     // The walk is worth nothing unless it came through every kind of end.
     if std::env::var_os("WEMIXVISOR_SEED").is_none() {
-        assert!(finished.len() >= 4, "{finished:?}");
+        assert!(finished.len() >= 4 && restored > 0, "{finished:?}, {restored} restored");
         assert!(left.contains_key(&0) && left.contains_key(&5), "{left:?}");
     }
 }
 
 #[test]
 fn the_toy_world_sees_each_thing_that_must_never_be() {
-    let switch = || Effect::Start(Role::Step, Job::Step(Box::new(Step::Switch { stop_ms: None, clean_stop: None })));
+    let switch = || Effect::Start(Role::Step, Job::Step(Box::new(Step::Switch)));
+    let restore = || Effect::Start(Role::Step, Job::Step(Box::new(Step::Restore)));
     let launch = || Effect::Launch(Vec::new());
     let term = || Effect::Terminate(Role::Node);
     let look = || Effect::Start(Role::Look, Job::Look);
@@ -886,6 +1271,14 @@ fn the_toy_world_sees_each_thing_that_must_never_be() {
         ("a node is started while the link moves", vec![switch(), launch()]),
         ("a node is started while the data is being cleared", vec![clear(), launch()]),
         ("the link moves under a node", vec![launch(), switch()]),
+        ("the link moves under a node", vec![launch(), restore()]),
+        ("a node is started while the link moves", vec![restore(), launch()]),
+        ("a node is started beside a hook", vec![Effect::RunHook, launch()]),
+        ("a hook runs beside a node", vec![launch(), Effect::RunHook]),
+        ("two hooks", vec![Effect::RunHook, Effect::RunHook]),
+        ("a hook beside a step", vec![switch(), Effect::RunHook]),
+        ("a step is done beside a hook", vec![Effect::RunHook, switch()]),
+        ("it leaves a hook behind", vec![Effect::RunHook, Effect::Exit(0, "stopped", String::new())]),
         ("two of Look", vec![look(), look()]),
         ("TERM twice", vec![launch(), term(), term()]),
         ("KILL before TERM", vec![launch(), Effect::Kill(Role::Node)]),

@@ -5,12 +5,16 @@ use std::time::Duration;
 
 use log::Level;
 
-use super::{Effect, Machine, Now, State, say};
+use super::{Effect, Machine, Now, State, Then, say};
+use crate::error::Code;
 use crate::job::step::Step;
 use crate::journal::{Journal, Outcome, Stage};
 
-/// How often the new release may end before it has proved itself.
+/// How often a release may end before it has proved itself.
 const STARTS: u32 = 3;
+
+/// What the operator of such a validator can do.
+const REMEDY: &str = "mend the release and start again, or go back with VALIDATOR_MODE=false";
 
 impl Machine {
     /// Whether the current release is on probation.
@@ -31,19 +35,48 @@ impl Machine {
     /// Why an upgrade is to be taken back before anything is started, if so.
     pub(super) fn reason_to_turn_back(&self) -> Option<(Outcome, String)> {
         let journal = self.journal.as_ref()?;
+        let ended = |release| format!("release {release} ended {} times before it had proved itself", journal.starts);
         match journal.stage {
-            Stage::Stop => self.withdrawn(),
-            Stage::Trial if journal.starts >= STARTS && !journal.proven && self.may_go_back() => Some((
-                Outcome::Reverted,
-                format!("release {} ended {} times before it had proved itself", journal.to, journal.starts),
-            )),
-            Stage::Trial | Stage::Back => None,
+            Stage::Stop | Stage::Hook | Stage::Switch => self.withdrawn(),
+            Stage::Trial if journal.starts >= STARTS && self.may_go_back() && self.old_may_run(journal) => {
+                Some((Outcome::Reverted, ended(&journal.to)))
+            }
+            Stage::Return if journal.starts >= STARTS && self.data_may_go_back() => {
+                Some((Outcome::Reverted, ended(&journal.from)))
+            }
+            Stage::Trial | Stage::Return | Stage::Restore | Stage::Back => None,
         }
+    }
+
+    /// Why a release on trial that failed stays all the same, if so: the one before may not run any more.
+    pub(super) fn no_way_back(&self) -> Option<String> {
+        let journal = self.journal.as_ref().filter(|j| j.stage == Stage::Trial && j.starts >= STARTS)?;
+        (self.may_go_back() && !self.old_may_run(journal)).then(|| {
+            format!(
+                "release {} ended {} times before it had proved itself, and a validator at its height is not given back to {}: {REMEDY}",
+                journal.to, journal.starts, journal.from
+            )
+        })
+    }
+
+    /// Whether the data may go back to the backup that the upgrade made: never over blocks that are newer.
+    pub(super) fn data_may_go_back(&self) -> bool {
+        let Some(journal) = self.journal.as_ref().filter(|j| j.stage == Stage::Return && !j.proven) else { return false };
+        let head = self.known.head.as_ref().map(|head| head.number);
+        journal.way_back().is_some() && head.is_none_or(|head| journal.head.is_some_and(|backed_up| head <= backed_up))
+    }
+
+    /// What the operator can do where the data was not put back by itself.
+    pub(super) fn way_back_by_hand(&self) -> String {
+        let journal = self.journal.as_ref().filter(|j| j.stage == Stage::Return);
+        journal.and_then(Journal::way_back).map_or_else(String::new, |backup| {
+            format!("; the data may have blocks newer than its backup and was left alone: `wemixvisor backup restore {backup}` puts that back")
+        })
     }
 
     /// Whether the operator withdrew the upgrade in time.
     pub(super) fn withdrawn(&self) -> Option<(Outcome, String)> {
-        let begun = self.journal.as_ref().is_some_and(|j| j.stage == Stage::Stop);
+        let begun = self.journal.as_ref().is_some_and(Journal::before_switch);
         (self.cancel && begun).then(|| (Outcome::Cancelled, "the operator withdrew it".to_owned()))
     }
 
@@ -63,15 +96,27 @@ impl Machine {
         if self.state != State::Up || self.step.is_some() || self.step_retry.is_some() {
             return;
         }
-        let Some(journal) = self.journal.clone().filter(|j| j.stage == Stage::Trial) else { return };
+        let Some(journal) = self.journal.clone().filter(|j| j.on_probation().is_some()) else { return };
         self.judge_at = self.next_mark();
+        if journal.stage == Stage::Return {
+            // The old release runs: that is all that was left to see.
+            let known = self.known.head.is_some() || self.life.answered.is_some();
+            if self.life.head.is_some() || (!known && self.age() >= self.config.trial_time) {
+                self.start_step(Step::Back, out);
+            }
+            return;
+        }
         if let Some(reason) = self.failure(&journal) {
-            return self.start_step(Step::TurnBack { outcome: Outcome::Reverted, reason }, out);
+            if !self.old_may_run(&journal) {
+                self.error = Some(format!("{reason}, and a validator at its height is not given back to {}: {REMEDY}", journal.from));
+                return self.stop(Then::Exit(Code::Node as u8), out);
+            }
+            let step = self.turn_back(Outcome::Reverted, reason, false);
+            return self.start_step(step, out);
         }
         if !journal.proven {
             if self.proves(&journal) {
-                let step = Step::Prove { switch_ms: self.switch_ms, start_ms: self.start_ms };
-                self.start_step(step, out);
+                self.start_step(Step::Prove { phases: self.phases }, out);
             }
             return;
         }

@@ -1,0 +1,148 @@
+//! Makes backups: the forecast, the copying ahead and the backup itself are one walk with three aims.
+
+use std::io::BufWriter;
+use std::path::{Path, PathBuf};
+
+use super::place::{AHEAD, Partial, Site, base_name, mode, room};
+use super::tree::{Aim, Tally, Walk};
+use super::{About, Forecast, Spec, Tell, restore_pending};
+use crate::error::{Error, OnFile, Result};
+use crate::home::Home;
+use crate::journal::{rfc3339, unix_now};
+use crate::manifest::{Header, How, VERSION, Writer};
+
+/// What to do when there is no room.
+const HELP: &str = "make room, or set DAEMON_DATA_BACKUP_DIR (UNSAFE_SKIP_BACKUP=true goes without a backup)";
+
+/// The data, and where and how it is taken over.
+struct Chosen {
+    site: Site,
+    place: PathBuf,
+    means: How,
+}
+
+/// What would be done, and whether there is room.
+pub fn forecast(home: &Home, spec: &Spec) -> Result<Forecast> {
+    let chosen = choose(home, spec)?;
+    let (tally, free) = look(&chosen)?;
+    Ok(Forecast {
+        mode: mode(chosen.means),
+        how: chosen.means,
+        place: chosen.place,
+        files: tally.files,
+        bytes: tally.bytes,
+        to_copy: tally.to_copy,
+        down_copy: tally.down_copy,
+        free,
+    })
+}
+
+/// Copies beforehand what never changes again.
+pub fn copy_ahead(home: &Home, spec: &Spec, tell: Tell) -> Result<u64> {
+    let chosen = choose(home, spec)?;
+    let (forecast, _) = look(&chosen)?;
+    chosen.site.clear(Some((&chosen.place, AHEAD)))?;
+    if forecast.to_copy == forecast.down_copy {
+        return Ok(0);
+    }
+    let partial = Partial::open(&chosen.place, AHEAD, chosen.site.owner)?;
+    let (_partial, tally) = partial.fill(|partial| {
+        let rules = chosen.site.rules(Aim::Ahead, chosen.means);
+        let target = partial.data()?;
+        let (tally, _) = Walk::new(rules, &chosen.site.data, &partial.path, tell).run(Some(&target))?;
+        Ok(tally)
+    })?;
+    Ok(tally.copied)
+}
+
+/// Makes a backup, or adopts the one with this id.
+pub fn create(home: &Home, spec: &Spec, about: &About, tell: Tell) -> Result<String> {
+    let chosen = choose(home, spec)?;
+    let site = &chosen.site;
+    if about.id.is_some() {
+        let made = site.backups()?.into_iter().find(|(_, _, header)| header.id == about.id);
+        if let Some((name, _, _)) = made {
+            return Ok(name);
+        }
+    }
+    let now = rfc3339(unix_now());
+    let base = base_name(&about.upgrade, &now)?;
+    site.clear(Some((&chosen.place, AHEAD)))?;
+    let of = match chosen.means {
+        // Hours of copying shall not end at a full disk.
+        How::Copy => Some(look(&chosen)?.0.bytes),
+        How::Reflink | How::Link => None,
+    };
+    let header = Header {
+        version: VERSION,
+        id: about.id.clone(),
+        upgrade: about.upgrade.clone(),
+        created: now,
+        head: about.head,
+        release: about.release.clone(),
+        mode: mode(chosen.means),
+        restore: None,
+    };
+    let partial = Partial::open(&chosen.place, AHEAD, site.owner)?;
+    let (partial, ()) = partial.fill(|partial| {
+        let path = partial.path.join(super::place::MANIFEST);
+        let manifest = Writer::new(BufWriter::new(partial.manifest(site.owner)?), &header).on("write", &path)?;
+        let target = partial.data()?;
+        let rules = site.rules(Aim::Whole, chosen.means);
+        let walk = Walk::new(rules, &site.data, &partial.path, tell).of(of).with_manifest(manifest);
+        let (tally, manifest) = walk.run(Some(&target))?;
+        not_empty(&tally, &site.data)?;
+        super::end_manifest(manifest, &path)
+    })?;
+    partial.commit(site, &base)
+}
+
+fn choose(home: &Home, spec: &Spec) -> Result<Chosen> {
+    if restore_pending(home) {
+        return Err(Error::refused("a restore was interrupted: it must be finished before anything else"));
+    }
+    let site = Site::find(home, spec)?;
+    covered(&site, spec)?;
+    let (place, means) = site.choose(spec.mode)?;
+    Ok(Chosen { site, place, means })
+}
+
+/// Walks through the data without touching it, and looks for room.
+fn look(chosen: &Chosen) -> Result<(Tally, u64)> {
+    let site = &chosen.site;
+    let ahead = super::tree::open_dir(rustix::fs::CWD, chosen.place.join(AHEAD).join("data"));
+    let ahead = ahead.ok().map(|fd| super::tree::Target { fd, fresh: false });
+    let mut quiet = |_| ();
+    let walk = Walk::new(site.rules(Aim::Forecast, chosen.means), &site.data, &chosen.place, &mut quiet);
+    let (tally, _) = walk.run(ahead.as_ref())?;
+    not_empty(&tally, &site.data)?;
+    let free = room(&chosen.place, &tally, "the backup", HELP)?;
+    Ok((tally, free))
+}
+
+fn not_empty(tally: &Tally, data: &Path) -> Result<()> {
+    if tally.of_node == 0 {
+        return Err(Error::failed(format!(
+            "there is nothing to back up in {}: is it mounted? (UNSAFE_SKIP_BACKUP=true goes without a backup)",
+            data.display()
+        )));
+    }
+    Ok(())
+}
+
+/// An ancient store elsewhere would be missing in the backup.
+fn covered(site: &Site, spec: &Spec) -> Result<()> {
+    let Some(ancient) = spec.ancient.as_deref().filter(|path| path.is_absolute()) else { return Ok(()) };
+    let inside = match std::fs::canonicalize(ancient) {
+        Ok(real) => real.starts_with(&site.data),
+        Err(_) => ancient.starts_with(&spec.data_dir) || ancient.starts_with(&site.data),
+    };
+    if inside {
+        return Ok(());
+    }
+    Err(Error::failed(format!(
+        "the node keeps its ancient blocks in {}, outside of {}: no backup covers them (UNSAFE_SKIP_BACKUP=true goes without a backup)",
+        ancient.display(),
+        site.data.display()
+    )))
+}
