@@ -44,6 +44,40 @@ fn a_state_file_that_was_lost_makes_no_plan_past() {
 }
 
 #[test]
+fn a_state_file_that_was_lost_in_a_trial_commits_no_release_that_never_answers() {
+    let home = Home::new();
+    home.release("v2", "--no-rpc --no-blocks");
+    let patience = ["--set", "trial_timeout=1s", "--set", "trial_time=1h"];
+    let mut visor = home.supervise(&patience, &[]);
+    visor.until_up();
+    home.run(&["upgrade", "now", "v2"]).code(0);
+    until("the new release began", || home.started().contains(&"v2".to_owned()).then_some(()));
+    visor.kill();
+    fs::write(home.own("state.json"), "").unwrap();
+    // The journal knows that the node had a head: where RPC once answered, to live on proves nothing.
+    let mut visor = home.supervise(&["--set", "trial_timeout=1s", "--set", "trial_time=100ms"], &[]);
+    home.until_finished("v2", "reverted");
+    visor.until_release("genesis");
+    visor.stop();
+}
+
+#[test]
+fn a_history_with_a_line_that_was_cut_inside_a_letter_is_read_all_the_same() {
+    let home = Home::new();
+    home.release("v2", "");
+    let mut visor = home.supervise(&[], &[]);
+    visor.until_up();
+    home.run(&["upgrade", "now", "v2"]).code(0);
+    home.until_finished("v2", "committed");
+    visor.stop();
+    let mut history = fs::read(home.own("history.jsonl")).unwrap();
+    history.extend_from_slice(b"{\"reason\":\"\xc3");
+    fs::write(home.own("history.jsonl"), history).unwrap();
+    let all = home.run(&["upgrade", "list", "--all", "--json"]).code(0).json();
+    assert!(all.to_string().contains("committed"), "{all}");
+}
+
+#[test]
 fn stop_waits_for_the_node_of_a_supervisor_that_was_killed() {
     let home = Home::new();
     let mut visor = home.supervise(&[], &["--stop-time", "1s", "--stop-busy"]);
