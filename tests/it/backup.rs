@@ -12,31 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Home, kill, until, wemixvisor};
-
-/// Room of its own, which can be full.
-struct Disk(PathBuf);
-
-impl Disk {
-    /// None where nothing may be mounted.
-    fn new(home: &Home, name: &str, size: &str) -> Option<Disk> {
-        let dir = home.dir.join(name);
-        fs::create_dir_all(&dir).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&dir).stderr(Stdio::null());
-        let mounted = mount.status().is_ok_and(|status| status.success());
-        if !mounted {
-            eprintln!("no mount here: this test sees nothing");
-        }
-        mounted.then_some(Disk(dir))
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
+use crate::support::{Home, kill, tmpfs, until, wemixvisor};
 
 /// What a test wants to be in a backup: path, content.
 type Content<'a> = &'a [(&'a str, &'a [u8])];
@@ -527,7 +503,7 @@ fn progress_of_an_export_is_a_bar_on_a_terminal_and_a_line_now_and_then_elsewher
 #[test]
 fn a_full_disk_at_an_export_is_named_and_leaves_nothing() {
     let home = Home::new();
-    let Some(disk) = Disk::new(&home, "full", "64k") else { return };
+    let Some(disk) = tmpfs(&home.dir.join("full"), "64k") else { return };
     let name = "v2-20260101-000000";
     let noise: Vec<u8> = {
         let mut bytes = vec![0; 400 << 10];
@@ -729,7 +705,7 @@ fn the_data_is_where_the_settings_or_the_last_run_say_and_must_be_there() {
 #[test]
 fn a_full_disk_at_a_backup_is_named_and_leaves_no_half_one() {
     let home = Home::new();
-    let Some(disk) = Disk::new(&home, "full", "30m") else { return };
+    let Some(disk) = tmpfs(&home.dir.join("full"), "30m") else { return };
     let data = home.dir.join("elsewhere");
     fs::create_dir(&data).unwrap();
     let noise = vec![5; 1 << 20];
