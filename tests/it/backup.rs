@@ -111,6 +111,11 @@ fn a_list_tells_of_each_backup_what_it_holds_and_what_only_it_holds() {
     // Of these the live side is gone, or is not the same any more.
     fs::remove_file(home.root().join("data/a.ldb")).unwrap();
     fs::write(home.root().join("data/e"), "new").unwrap();
+    // Where it lies makes no difference.
+    let inside = home.root().join("data/.wemixvisor-backups");
+    fs::create_dir(&inside).unwrap();
+    let (name, outside) = ("v2-20260101-000001", home.root().join("backups"));
+    fs::rename(outside.join(name), inside.join(name)).unwrap();
     let all = listed(&home);
     let told: Vec<(&str, u64, u64)> = all
         .iter()
@@ -583,17 +588,32 @@ fn prune_never_touches_an_upgrade_under_way_nor_what_somebody_works_on_nor_what_
     });
     fs::write(home.own("journal.json"), journal.to_string()).unwrap();
     fs::write(home.own("restore.json"), "{}").unwrap();
+    // What was copied beforehand waits for a plan as long as there is one.
+    fs::create_dir_all(backups.join(".partial-ahead/data")).unwrap();
+    home.plan("v9", 1000);
     let (one, other) = (lock(&backups.join(".partial-v6-1")), lock(&used));
     let removed = home.run(&["--json", "backup", "prune", "--keep", "0"]).code(0).json();
     let gone: Vec<&str> = removed["removed"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
     assert_eq!(gone, [".partial-removed-v0", ".partial-v5-1", "v1-1"]);
     assert_eq!(
         names(&home),
-        [".partial-before-restore-1", ".partial-link", ".partial-v6-1", "notes", "v2-1", "v3-1", "v4-1"]
+        [
+            ".partial-ahead",
+            ".partial-before-restore-1",
+            ".partial-link",
+            ".partial-v6-1",
+            "notes",
+            "v2-1",
+            "v3-1",
+            "v4-1"
+        ]
     );
     assert!(home.own("genesis/bin/node").is_file(), "no link is followed");
     drop((one, other));
     fs::remove_file(home.own("journal.json")).unwrap();
+    home.run(&["backup", "prune", "--keep", "9"]).code(0);
+    assert!(names(&home).contains(&".partial-ahead".to_owned()));
+    fs::remove_dir_all(home.root().join("data/upgrades")).unwrap();
     fs::remove_file(home.own("restore.json")).unwrap();
     home.run(&["backup", "prune", "--keep", "0"]).code(0);
     assert_eq!(names(&home), [".partial-link", "notes", "v4-1"]);
