@@ -237,9 +237,10 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
     let (name, entry) = entry;
     // As the supervisor does it: with the arguments of the node that runs, or ran last.
     let args = shim::read_record(home).map_or_else(|| context.config.node_args.clone(), |record| record.args);
-    let args = home.current_release().and_then(|release| {
-        shim::with_node_args(home, &release, &args).map_err(|e| e.message)
-    }).unwrap_or(args);
+    let args = home
+        .current_release()
+        .and_then(|release| shim::with_node_args(home, &release, &args).map_err(|e| e.message))
+        .unwrap_or(args);
     let backup = (!context.config.skip_backup).then(|| backup::Spec::new(&context.config, home, &args));
     let hook = context.config.custom_preupgrade.clone();
     let mut staged = stage::stage(home, &stage::Spec { release: home.find(&name), backup, hook });

@@ -190,7 +190,8 @@ fn run(home: &Home, job: Job) -> Result<Report> {
         Job::Stage(spec) => Ok(Report::Staged(stage::stage(home, &spec))),
         Job::Step(step) => step::carry_out(home, *step).map(|journal| Report::Stepped(journal.map(Box::new))),
         Job::CopyAhead(spec) => {
-            backup::copy_ahead(home, &spec, &mut |progress| say(&Line::Note(Note::Progress(progress)))).map(Report::CopiedAhead)
+            backup::copy_ahead(home, &spec, &mut |progress| say(&Line::Note(Note::Progress(progress))))
+                .map(Report::CopiedAhead)
         }
         Job::Prune(spec, limits) => {
             let under_way = look::read_journal(home)?.and_then(|journal| journal.backup);

@@ -62,7 +62,6 @@ pub struct Node {
     pub allow_empty_data: bool,
 }
 
-
 /// The longest `info` of a plan that a hook gets in its environment, in bytes; the whole plan is in UPGRADE_INFO_FILE.
 const INFO_MAX: usize = 64 << 10;
 
@@ -131,7 +130,8 @@ fn node_command(
     report: &mut File,
 ) -> std::result::Result<Command, Box<Note>> {
     if backup::restore_pending(home) {
-        let why = format!("{} says that the data is being exchanged: that is to be ended first", home.restore().display());
+        let why =
+            format!("{} says that the data is being exchanged: that is to be ended first", home.restore().display());
         return Err(refused(Error::refused(why)));
     }
     let release = home.current_release().map_err(|e| Box::new(Note::Refused(e)))?;

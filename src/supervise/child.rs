@@ -6,7 +6,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::process::{Command, Stdio};
 
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, pidfd_send_signal, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open, pidfd_send_signal,
+    waitid,
 };
 
 use super::output::Output;
@@ -80,11 +81,8 @@ impl Child {
         let (reports, write) = std::io::pipe()?;
         let (output, stdout) = std::io::pipe()?;
         let stderr = stdout.try_clone()?;
-        let child = shim(spec)?
-            .stdin(Stdio::from(write))
-            .stdout(Stdio::from(stdout))
-            .stderr(Stdio::from(stderr))
-            .spawn()?;
+        let child =
+            shim(spec)?.stdin(Stdio::from(write)).stdout(Stdio::from(stdout)).stderr(Stdio::from(stderr)).spawn()?;
         let output = Output::new(File::from(OwnedFd::from(output)));
         Ok(Child { output: Some(output), ..Child::new(&child, OwnedFd::from(reports)) })
     }

@@ -76,7 +76,9 @@ fn hooks_are_told_all_they_need_and_run_in_order_before_the_link_moves() {
     let backup = written(&home, "backup").lines().next().unwrap().to_owned();
     let plan = r#"{"name":"v2","height":40,"info":{"description":"big"}}"#;
     let expected = |who: &str| {
-        format!("{who} 2 v2 40 {root} {root} node v2 40 1 inherited\ngenesis\n{plan} {{\"description\":\"big\"}}\n{backup}/data\n")
+        format!(
+            "{who} 2 v2 40 {root} {root} node v2 40 1 inherited\ngenesis\n{plan} {{\"description\":\"big\"}}\n{backup}/data\n"
+        )
     };
     assert_eq!(told, expected("first") + &expected("second"));
     assert_eq!(home.root().join("backups").join(text(&status, "backup")).to_str(), Some(backup.as_str()));
@@ -185,7 +187,8 @@ fn a_flood_of_output_and_a_line_without_end_matter_to_nobody() {
     home.until_log("hook: a line of a hook that says too much");
     home.until_log("more");
     let status = fs::read_to_string(format!("/proc/{}/status", visor.pid())).unwrap();
-    let peak: u64 = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+    let peak: u64 =
+        status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB").parse().unwrap();
     assert!(peak < 16 << 10, "{peak} KiB");
     visor.stop();
 }
@@ -227,10 +230,8 @@ fn an_own_hook_that_is_not_there_is_found_while_the_node_still_runs() {
 
 /// A hook that waits for a file before it goes on, and counts its runs.
 fn waiting(home: &Home) {
-    let script = format!(
-        "echo $UPGRADE_ATTEMPT >>{0}/runs; while ! [ -e {0}/go ]; do sleep 0.02; done",
-        home.dir.display()
-    );
+    let script =
+        format!("echo $UPGRADE_ATTEMPT >>{0}/runs; while ! [ -e {0}/go ]; do sleep 0.02; done", home.dir.display());
     hook(home, "upgrades/v2/pre-upgrade", &script);
 }
 

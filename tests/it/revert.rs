@@ -16,7 +16,10 @@ fn migrating(new: &str) -> Home {
     let mock = mocknode().display();
     let data = home.datadir();
     let data = data.display();
-    home.script("genesis", &format!("[ -e {data}/migrated ] && echo 'database version is v9' && exit 1\nexec {mock} \"$@\""));
+    home.script(
+        "genesis",
+        &format!("[ -e {data}/migrated ] && echo 'database version is v9' && exit 1\nexec {mock} \"$@\""),
+    );
     home.script("v2", &format!("[ \"$1\" = --datadir ] || exec {mock} \"$@\"\necho >{data}/migrated\n{new}"));
     home.plan("v2", 40);
     home
@@ -81,7 +84,8 @@ fn data_with_blocks_newer_than_the_backup_never_goes_back() {
     home.script("genesis", &format!("[ -e {data}/migrated ] && exit 1\nexec {mock} \"$@\""));
     home.script("v2", &format!("[ \"$1\" = --datadir ] || exec {mock} \"$@\"\necho >{data}/migrated\nexec {mock} \"$@\" --halt-at 60 --die-after 1s"));
     home.plan("v2", 1000);
-    let mut visor = home.supervise(&["--set", "max_restarts=3", "--set", "trial_time=1h"], &["--start-head", "35", "--halt-at", "39"]);
+    let mut visor = home
+        .supervise(&["--set", "max_restarts=3", "--set", "trial_time=1h"], &["--start-head", "35", "--halt-at", "39"]);
     visor.until_up();
     home.run(&["upgrade", "now", "v2"]).code(0);
     assert_eq!(visor.end(), 5);

@@ -110,7 +110,8 @@ impl Machine {
         match self.state {
             State::Stopping { .. } | State::Clearing { .. } | State::Hooking { told: Some(_), .. } => {
                 if let Verdict::Over(why) = self.grace.verdict(self.config.shutdown_grace, self.config.shutdown_limit) {
-                    let what = if matches!(self.state, State::Hooking { .. }) { "the hook" } else { "this stop is UNCLEAN" };
+                    let what =
+                        if matches!(self.state, State::Hooking { .. }) { "the hook" } else { "this stop is UNCLEAN" };
                     say(out, Level::Error, format!("{why}: ended by KILL, {what}"));
                     self.kill(out);
                 }

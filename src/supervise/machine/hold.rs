@@ -19,7 +19,8 @@ impl Machine {
     pub(super) fn held_until(&self) -> Option<Now> {
         let (ended, clean) = self.last_end.filter(|_| self.config.validator_mode)?;
         let most = self.config.validator_hold;
-        let hold = if clean { (self.life.block_time.unwrap_or(BLOCK_PERIOD) * 2 + REQUEST_TIMEOUT).min(most) } else { most };
+        let hold =
+            if clean { (self.life.block_time.unwrap_or(BLOCK_PERIOD) * 2 + REQUEST_TIMEOUT).min(most) } else { most };
         Some(ended + hold).filter(|until| *until > self.now)
     }
 
@@ -35,7 +36,9 @@ impl Machine {
     pub(super) fn why_held(&self) -> &'static str {
         match self.last_end {
             Some((_, true)) => "a validator waits until the block that it signed last is decided (VALIDATOR_MODE)",
-            _ => "a validator whose last end was not clean, or whose release or data went back, waits longer (VALIDATOR_MODE)",
+            _ => {
+                "a validator whose last end was not clean, or whose release or data went back, waits longer (VALIDATOR_MODE)"
+            }
         }
     }
 

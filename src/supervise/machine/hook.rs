@@ -109,7 +109,8 @@ impl Machine {
                 let doubled = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);
                 let pause = Duration::from_secs(1).saturating_mul(doubled).min(PAUSE_MAX);
                 let most = self.config.preupgrade_max_retries;
-                let text = format!("{name} asks to be run again: retry {attempt} of {most} in {}", show_duration(pause));
+                let text =
+                    format!("{name} asks to be run again: retry {attempt} of {most} in {}", show_duration(pause));
                 say(out, Level::Warn, text);
                 self.hook_after = Some(self.now + pause);
                 self.clear(Then::Go, false, None, out);

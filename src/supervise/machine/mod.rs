@@ -31,11 +31,11 @@ use super::control::{Reply, Request};
 use crate::config::{Config, Settings};
 use crate::error::Code;
 use crate::home::{Home, Release};
+use crate::job::backup::Progress;
 use crate::job::clear::{self, list};
 use crate::job::look::Survey;
 use crate::job::probe::{Probed, Spec as ProbeSpec};
 use crate::job::stage::Staged;
-use crate::job::backup::Progress;
 use crate::job::step::Step;
 use crate::job::{Flags, Job, Note, Recorded, Report};
 use crate::journal::{Head, Identity, Journal, Known, Next, Outcome, Passed, Phases, Stage, next};
@@ -553,8 +553,7 @@ impl Machine {
 
     /// When something is to happen without any event.
     pub fn wake_at(&self) -> Option<Now> {
-        let pause =
-            if let State::Backoff { until } | State::Held { until } = self.state { Some(until) } else { None };
+        let pause = if let State::Backoff { until } | State::Held { until } = self.state { Some(until) } else { None };
         let stage = self.next_stage_try();
         let retry = self.step_retry.as_ref().map(|(at, _)| *at);
         [

@@ -59,7 +59,11 @@ impl Machine {
                 if let Some(journal) = &self.journal {
                     match &journal.backup {
                         Some(name) => {
-                            let size = if self.progress.is_some() { format!(" {}", self.shown_progress()) } else { String::new() };
+                            let size = if self.progress.is_some() {
+                                format!(" {}", self.shown_progress())
+                            } else {
+                                String::new()
+                            };
                             say(out, Level::Info, format!("the data is backed up as {name}{size}"));
                         }
                         None => say(out, Level::Warn, "no backup was made: UNSAFE_SKIP_BACKUP is set".to_owned()),
@@ -126,7 +130,11 @@ impl Machine {
                 self.hold_longer();
                 match self.journal.as_ref().and_then(|j| Some((j.backup.clone()?, j.replaced.clone()?))) {
                     Some((name, replaced)) => {
-                        say(out, Level::Warn, format!("the data is that of backup {name} again, what it replaced is {replaced}"));
+                        say(
+                            out,
+                            Level::Warn,
+                            format!("the data is that of backup {name} again, what it replaced is {replaced}"),
+                        );
                     }
                     None => say(out, Level::Warn, "the restore that was interrupted is done".to_owned()),
                 }
@@ -299,7 +307,8 @@ impl Machine {
             self.staged.remove(&journal.to);
         }
         let last = self.put_offs >= PUT_OFFS;
-        let reason = if last { format!("{reason}; given up after {PUT_OFFS} tries") } else { format!("put off: {reason}") };
+        let reason =
+            if last { format!("{reason}; given up after {PUT_OFFS} tries") } else { format!("put off: {reason}") };
         Step::TurnBack { outcome, reason, put_off: !last }
     }
 

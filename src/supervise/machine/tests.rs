@@ -943,7 +943,10 @@ impl World {
             Effect::RunHook => {
                 assert!(self.node.is_none(), "a hook runs beside a node");
                 assert!(self.hook.is_none(), "two hooks");
-                assert!(self.jobs.get(&Role::Step).is_none() && !self.jobs.contains_key(&Role::Clear), "a hook beside a step");
+                assert!(
+                    self.jobs.get(&Role::Step).is_none() && !self.jobs.contains_key(&Role::Clear),
+                    "a hook beside a step"
+                );
                 self.hook = Some(Sim { runs: false, terms: 0, deaf: false });
             }
             Effect::Start(role, job) => {

@@ -61,7 +61,9 @@ impl Machine {
 
     /// Whether the data may go back to the backup that the upgrade made: never over blocks that are newer.
     pub(super) fn data_may_go_back(&self) -> bool {
-        let Some(journal) = self.journal.as_ref().filter(|j| j.stage == Stage::Return && !j.proven) else { return false };
+        let Some(journal) = self.journal.as_ref().filter(|j| j.stage == Stage::Return && !j.proven) else {
+            return false;
+        };
         let head = self.known.head.as_ref().map(|head| head.number);
         journal.way_back().is_some() && head.is_none_or(|head| journal.head.is_some_and(|backed_up| head <= backed_up))
     }
@@ -108,7 +110,10 @@ impl Machine {
         }
         if let Some(reason) = self.failure(&journal) {
             if !self.old_may_run(&journal) {
-                self.error = Some(format!("{reason}, and a validator at its height is not given back to {}: {REMEDY}", journal.from));
+                self.error = Some(format!(
+                    "{reason}, and a validator at its height is not given back to {}: {REMEDY}",
+                    journal.from
+                ));
                 return self.stop(Then::Exit(Code::Node as u8), out);
             }
             let step = self.turn_back(Outcome::Reverted, reason, false);
