@@ -6,8 +6,9 @@ pub mod help;
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
-use crate::config::{SETTINGS, nearest};
+use crate::config::{SETTINGS, duration, nearest};
 use crate::error::{Error, Result};
 
 pub use help::{COMMANDS, help};
@@ -70,6 +71,8 @@ pub enum Command {
     Version,
     /// `upgrade …`.
     Upgrade(Upgrade),
+    /// `backup …`.
+    Backup(Backup),
     /// `config …`.
     Config(ConfigCommand),
     /// `worker`, which we call ourselves: do a job.
@@ -143,6 +146,44 @@ pub enum Upgrade {
     Revert {
         /// To this release; none: the one before.
         to: Option<String>,
+    },
+}
+
+/// `backup …`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Backup {
+    /// Make one.
+    Create {
+        /// What its name begins with; none: `manual`.
+        name: Option<String>,
+    },
+    /// Tell which there are.
+    List,
+    /// Compare one with its manifest.
+    Verify {
+        /// Which.
+        name: String,
+        /// Read every byte too.
+        full: bool,
+    },
+    /// Put one in the data's place.
+    Restore {
+        /// Which.
+        name: String,
+    },
+    /// Write one as an archive.
+    Export {
+        /// Which.
+        name: String,
+        /// Where to; `-`: to stdout.
+        file: PathBuf,
+    },
+    /// Remove what is no longer wanted.
+    Prune {
+        /// Keep so many, of all.
+        keep: Option<u64>,
+        /// Keep those that are not older, of all.
+        max_age: Option<Duration>,
     },
 }
 
@@ -403,6 +444,21 @@ impl Given {
                     file: self.words.pop_front().map(PathBuf::from),
                 }));
             }
+            "backup create" => return Ok(Command::Backup(Backup::Create { name: self.words.pop_front() })),
+            "backup list" => return Ok(Command::Backup(Backup::List)),
+            "backup verify" => {
+                return Ok(Command::Backup(Backup::Verify { name: self.word(), full: self.has("--full") }));
+            }
+            "backup restore" => return Ok(Command::Backup(Backup::Restore { name: self.word() })),
+            "backup export" => {
+                return Ok(Command::Backup(Backup::Export { name: self.word(), file: PathBuf::from(self.word()) }));
+            }
+            "backup prune" => {
+                return Ok(Command::Backup(Backup::Prune {
+                    keep: self.value("--keep").map(|text| count(&text)).transpose()?,
+                    max_age: self.value("--max-age").map(|text| age(&text)).transpose()?,
+                }));
+            }
             "upgrade schedule" => Upgrade::Schedule {
                 name: self.word(),
                 height: height(&self.word())?,
@@ -444,6 +500,22 @@ fn height(text: &str) -> Result<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse().ok().filter(|height| digits && *height > 0 && *height <= i64::MAX as u64);
     number.ok_or_else(|| Error::usage(format!("{text:?} is no height: give a whole number from 1 to {}", i64::MAX)))
+}
+
+/// How many.
+fn count(text: &str) -> Result<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = text.parse().ok().filter(|_| digits);
+    number.ok_or_else(|| Error::usage(format!("--keep: {text:?} is no count: give a whole number")))
+}
+
+/// How old.
+fn age(text: &str) -> Result<Duration> {
+    match duration(text) {
+        Ok(Duration::ZERO) => Err(Error::usage("--max-age 0 would remove all: say that with --keep 0")),
+        Ok(age) => Ok(age),
+        Err(why) => Err(Error::usage(format!("--max-age: {text:?} {why}; give a duration such as 7d or 12h"))),
+    }
 }
 
 fn no_command(path: &str) -> Error {

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 mod parse;
 mod table;
 
-pub use parse::{nearest, show_duration, show_size};
+pub use parse::{duration, nearest, show_duration, show_size};
 pub use table::{Address, BackupMode, Config, SETTINGS, Setting, Trigger, Used};
 
 use parse::*;

@@ -59,6 +59,7 @@ fn dispatch(said: Invocation) -> Result<ExitCode> {
         Command::Status { check } => commands::status::status(&to_ask(flags)?, check),
         Command::Version => done(commands::version::version(&context(flags)?)),
         Command::Upgrade(upgrade) => commands::upgrade::upgrade(&context(flags)?, &upgrade),
+        Command::Backup(backup) => commands::backup::backup(&context(flags)?, &backup),
         Command::Config(ConfigCommand::Show) => {
             done(commands::answer(&commands::config::show(&flags.resolve()?, said.json)))
         }

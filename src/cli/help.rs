@@ -179,6 +179,62 @@ pub static COMMANDS: &[Item] = &[
         details: "Needs a supervisor that runs. Past an upgrade's height the old release may not be able to follow the chain.",
     },
     Item {
+        path: "backup",
+        words: &["COMMAND"],
+        summary: "make, look at, put back and remove backups of the node's data",
+        options: &[],
+        details: "A backup lies in DAEMON_DATA_BACKUP_DIR, or in .wemixvisor-backups in the data directory.",
+    },
+    Item {
+        path: "backup create",
+        words: &["[NAME]"],
+        summary: "back up the node's data, the node being stopped",
+        options: &[],
+        details: "NAME begins the name of the backup; without it: manual. The time follows, and the whole name is told.\n\
+                  Refused (4) while a supervisor or the node runs.",
+    },
+    Item {
+        path: "backup list",
+        words: &[],
+        summary: "list the backups, their size and what removing each would free",
+        options: &[],
+        details: "",
+    },
+    Item {
+        path: "backup verify",
+        words: &["NAME"],
+        summary: "compare a backup with its manifest",
+        options: &[opt("--full", "", "read every byte too, to find errors of the disk")],
+        details: "Exit 1 when a file is missing, changed or too many; the first ten are named.",
+    },
+    Item {
+        path: "backup restore",
+        words: &["NAME"],
+        summary: "put a backup in the place of the node's data, the node being stopped",
+        options: &[],
+        details: "It replaces the whole data directory, but for the live etcd/ in it, and asks nothing.\n\
+                  What it replaces is kept as the backup before-restore-<time>. The release stays as it is.\n\
+                  Refused (4) while a supervisor or the node runs, and while an upgrade is under way.",
+    },
+    Item {
+        path: "backup export",
+        words: &["NAME", "FILE.tar.gz"],
+        summary: "write a backup as one archive; FILE - is standard output",
+        options: &[],
+        details: "The archive holds NAME/manifest.json and NAME/data/. A FILE that is there is kept (4).",
+    },
+    Item {
+        path: "backup prune",
+        words: &[],
+        summary: "remove backups that are no longer wanted, and what half-made ones left",
+        options: &[
+            opt("--keep", "N", "keep the N newest of all backups"),
+            opt("--max-age", "TIME", "remove all backups that are older, such as 7d"),
+        ],
+        details: "Without options: what DAEMON_BACKUP_KEEP and DAEMON_BACKUP_MAX_AGE say, of those that upgrades made.\n\
+                  With one of them it alone counts, for all backups, those made by hand and by restores too.",
+    },
+    Item {
         path: "config",
         words: &["COMMAND"],
         summary: "look at and check the settings",

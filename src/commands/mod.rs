@@ -1,6 +1,7 @@
 //! The one-shot verbs, one small file each. They may block; answers go to stdout, everything else to stderr.
 #![allow(clippy::disallowed_methods, reason = "a command is a process of its own and may block")]
 
+pub mod backup;
 pub mod client;
 pub mod config;
 pub mod init;

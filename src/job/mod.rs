@@ -195,7 +195,8 @@ fn run(home: &Home, job: Job) -> Result<Report> {
         }
         Job::Prune(spec, limits) => {
             let under_way = look::read_journal(home)?.and_then(|journal| journal.backup);
-            backup::prune::prune(home, &spec, &limits, under_way.as_deref()).map(Report::Pruned)
+            let removed = backup::prune::prune(home, &spec, &limits, under_way.as_deref())?;
+            Ok(Report::Pruned(removed.iter().map(ToString::to_string).collect()))
         }
         Job::Clear(spec) => clear::clear(home, &spec).map(|()| Report::Cleared),
         Job::Reload(flags) => flags.resolve().map(|settings| Report::Settings(Box::new(settings))),

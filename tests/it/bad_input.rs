@@ -38,6 +38,10 @@ const NEED_A_HOME: &[&[&str]] = &[
     &["upgrade", "cancel", "v2"],
     &["upgrade", "now", "v2"],
     &["upgrade", "revert"],
+    &["backup", "list"],
+    &["backup", "create"],
+    &["backup", "restore", "v2-20260101-000000"],
+    &["backup", "prune"],
 ];
 
 #[test]

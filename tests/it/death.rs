@@ -14,7 +14,7 @@ use crate::support::{Home, Visor, kill, lives, text, under, until};
 
 /// Every sign of two nodes on one data directory: a start while an earlier node had not ended, or one that found the
 /// mock's own lock held. Who was ended by KILL leaves no line, so those are named.
-fn doubles(home: &Home, killed: &[u32]) -> Vec<String> {
+pub fn doubles(home: &Home, killed: &[u32]) -> Vec<String> {
     let mut alive: Vec<String> = Vec::new();
     let mut found = Vec::new();
     for event in home.journal() {
@@ -151,12 +151,12 @@ fn killed_while_it_starts() {
     visor.kill();
     let mut visor = home.supervise(&[], &[]);
     visor.until_up();
-    one_node(&home, &killed_before_they_could_tell(&home));
+    one_node(&home, &ended_in_silence(&home));
     visor.stop();
 }
 
 /// A node that has not asked for TERM yet is ended by it without a word: who is gone and left no line is named here.
-fn killed_before_they_could_tell(home: &Home) -> Vec<u32> {
+pub fn ended_in_silence(home: &Home) -> Vec<u32> {
     let ended: Vec<String> = ["stop", "die"].iter().flat_map(|kind| home.events(kind)).map(|e| e[1].clone()).collect();
     let silent = home.events("start").into_iter().map(|event| event[1].clone()).filter(|pid| !ended.contains(pid));
     silent.map(|pid| pid.parse().unwrap()).filter(|pid| !lives(*pid)).collect()
@@ -400,7 +400,7 @@ fn killed_once_after(delay: Duration) {
     let mut visor = home.supervise(&[], &[]);
     visor.until_release("v2");
     home.until_status("it is committed", |s| s["last_upgrade"]["result"] == "committed");
-    one_node(&home, &killed_before_they_could_tell(&home));
+    one_node(&home, &ended_in_silence(&home));
     once(&home, "v2", "committed");
     visor.stop();
 }
@@ -442,7 +442,7 @@ fn killed_again_and_again_an_upgrade_ends_once() {
     let expected = if result == "committed" { "v2" } else { "genesis" };
     assert!(matches!(result.as_str(), "committed" | "reverted"), "{result}");
     assert_eq!((home.current(), text(&status, "release")), (expected.to_owned(), expected.to_owned()));
-    one_node(&home, &killed_before_they_could_tell(&home));
+    one_node(&home, &ended_in_silence(&home));
     visor.stop();
 }
 

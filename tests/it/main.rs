@@ -7,7 +7,9 @@
 
 mod answers;
 mod background;
+mod backup;
 mod bad_input;
+mod crash;
 mod death;
 mod geth;
 mod hooks;

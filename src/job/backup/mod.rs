@@ -1,13 +1,18 @@
-//! Backups of the node's data: how they are made, and put back in its place. Listing them is not done here.
+//! Backups of the node's data: how they are made, found, looked at, put back in its place and removed.
 
 mod copy;
 mod create;
+pub mod export;
+pub mod list;
 mod place;
 pub mod prune;
+mod reader;
 mod restore;
 #[cfg(test)]
 mod tests;
 mod tree;
+pub mod verify;
+mod walk;
 
 use std::fmt;
 use std::fs::File;

@@ -1,27 +1,134 @@
-//! Which backups are not to be kept any longer, and their removal.
+//! Removes backups that are no longer wanted, and what half-made ones left. What it removes loses its final name first, so
+//! that a kill leaves nothing half under one.
 
+use std::fmt;
+use std::fs::File;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Spec;
-use crate::error::Result;
+use super::list::{self, Found, State};
+use super::place::{AHEAD, PARTIAL, c_name, rename_new};
+use super::tree::{open_dir, remove_tree};
+use super::{Spec, restore_pending};
+use crate::config::{Config, show_size};
+use crate::error::{OnFile, Result};
 use crate::home::Home;
+use crate::job::{durable, look};
+use crate::journal::{rfc3339, unix_now};
+use crate::schedule::{Entry, Known, Schedule, Standing};
 
-/// What is kept.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// What the half-made backup of what a restore replaces begins with: it is part of the restore while that is not finished.
+const OF_A_RESTORE: &str = ".partial-before-restore-";
+
+/// Which backups are no longer wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// How many, the newest first.
+    /// So many are kept, the newest.
     pub keep: Option<u64>,
-    /// How long.
+    /// Older ones are removed.
     pub max_age: Option<Duration>,
-    /// The oldest are given up while less than this is free, in bytes.
+    /// Less free space, in bytes, than this: they are given up one by one, the oldest first.
     pub min_free: Option<u64>,
-    /// Also those that no upgrade made.
+    /// All are meant, not only those that upgrades made.
     pub all: bool,
 }
 
-/// Removes what the limits say, but never the one that is protected. Returns the names of those removed.
-pub fn prune(_home: &Home, _spec: &Spec, _limits: &Limits, _protect: Option<&str>) -> Result<Vec<String>> {
-    Ok(Vec::new())
+/// A backup, or what was left of one, that is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Removed {
+    /// Its name.
+    pub name: String,
+    /// Bytes on disk that this has freed, as `backup list` tells them; not counted for a half-made one.
+    pub freed: Option<u64>,
+}
+
+impl Limits {
+    /// What the settings say, of the backups that upgrades made.
+    pub fn of(config: &Config) -> Limits {
+        let max_age = Some(config.backup_max_age).filter(|age| !age.is_zero());
+        Limits { keep: Some(config.backup_keep), max_age, min_free: None, all: false }
+    }
+}
+
+impl fmt::Display for Removed {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        match self.freed {
+            Some(bytes) => write!(f, "{} ({} freed)", self.name, show_size(bytes)),
+            None => write!(f, "{} (half-made)", self.name),
+        }
+    }
+}
+
+/// Removes what the limits say, and what half-made backups left. `protect` is the backup of an upgrade under way. What
+/// somebody works on is left alone, and what cannot be understood is not touched.
+pub fn prune(home: &Home, spec: &Spec, limits: &Limits, protect: Option<&str>) -> Result<Vec<Removed>> {
+    let all = list::find(spec)?;
+    let mut removed = Vec::new();
+    for found in all.iter().filter(|found| matches!(found.state, State::Partial { busy: false })) {
+        if !needed(home, &found.name) && remove(found)? {
+            removed.push(Removed { name: found.name.clone(), freed: None });
+        }
+    }
+    // The oldest first, as they were found.
+    let meant = |found: &&Found| found.header().is_some_and(|header| limits.all || header.id.is_some());
+    let meant: Vec<&Found> = all.iter().filter(meant).collect();
+    let surplus = limits.keep.map_or(0, |keep| meant.len().saturating_sub(usize::try_from(keep).unwrap_or(usize::MAX)));
+    let oldest = limits.max_age.map(|age| rfc3339(unix_now().saturating_sub(age.as_secs())));
+    for (at, found) in meant.into_iter().enumerate() {
+        let old = oldest.as_deref().is_some_and(|oldest| found.created() < oldest);
+        let unwanted = at < surplus || old || crowded(found, limits.min_free)?;
+        if !unwanted || protect == Some(found.name.as_str()) {
+            continue;
+        }
+        // Of one that is damaged nothing is known but that it goes.
+        let freed = list::measure(found, spec).map_or(0, |held| held.exclusive);
+        if remove(found)? {
+            removed.push(Removed { name: found.name.clone(), freed: Some(freed) });
+        }
+    }
+    Ok(removed)
+}
+
+/// Whether what is half-made is waited for by who will end it.
+fn needed(home: &Home, partial: &str) -> bool {
+    if partial == AHEAD {
+        // Copied beforehand for the next upgrade, whose downtime it spares.
+        let survey = look::look(home);
+        let known = Known { current: survey.current.ok(), brought: survey.brought };
+        let waits = |entry: &Entry| matches!(entry.standing, Standing::Pending | Standing::Conflict(_));
+        return !matches!(survey.journal, Ok(None)) || Schedule::new(&survey.plans, &known).entries.iter().any(waits);
+    }
+    partial.starts_with(OF_A_RESTORE) && restore_pending(home)
+}
+
+/// Whether there is less room where it lies than there is to be.
+fn crowded(found: &Found, min_free: Option<u64>) -> Result<bool> {
+    let Some(min_free) = min_free else { return Ok(false) };
+    let dir = File::open(&found.dir).on("read", &found.dir)?;
+    // Some file systems free what was removed only when they write it down.
+    let _ = rustix::fs::syncfs(&dir);
+    let space = rustix::fs::fstatvfs(&dir).on("read the free space at", &found.dir)?;
+    Ok(space.f_bavail.saturating_mul(space.f_frsize) < min_free)
+}
+
+/// Removes it, unless somebody uses it.
+fn remove(found: &Found) -> Result<bool> {
+    let (Some(place), Ok(dir)) = (found.dir.parent(), File::open(&found.dir)) else { return Ok(false) };
+    if dir.try_lock().is_err() {
+        return Ok(false);
+    }
+    let at = open_dir(rustix::fs::CWD, place).on("read", place)?;
+    let hidden = if found.name.starts_with(PARTIAL) {
+        found.name.clone()
+    } else {
+        let hidden = format!("{PARTIAL}removed-{}-{}", found.name, std::process::id());
+        rename_new(&at, &c_name(found.name.as_ref())?, &at, &c_name(hidden.as_ref())?).on("remove", &found.dir)?;
+        durable::sync_dir(place)?;
+        hidden
+    };
+    remove_tree(at.as_fd(), &c_name(hidden.as_ref())?).on("remove", &place.join(&hidden))?;
+    durable::sync_dir(place)?;
+    Ok(true)
 }

@@ -174,6 +174,10 @@ impl Machine {
             life.block_time = Some(life.block_time.map_or(stretch, |mean| (mean + stretch) / 2));
         }
         if life.head.is_none() {
+            // A release that was not fit may be now: the node has made its data.
+            for (_, at) in self.stage_tries.values_mut() {
+                *at = self.now;
+            }
             say(out, Level::Info, format!("the node answers at {} head={}", probed.address, probed.head));
         }
         let few = |peers: Option<u64>| peers.is_some_and(|peers| peers < self.config.min_peers);

@@ -141,12 +141,7 @@ impl Machine {
             return;
         }
         let args = if self.life.args.is_empty() { &self.args } else { &self.life.args };
-        let limits = Limits {
-            keep: Some(self.config.backup_keep),
-            max_age: Some(self.config.backup_max_age).filter(|age| !age.is_zero()),
-            min_free: Some(self.config.min_disk.saturating_mul(2)),
-            all: false,
-        };
+        let limits = Limits { min_free: Some(self.config.min_disk.saturating_mul(2)), ..Limits::of(&self.config) };
         let spec = Spec::new(&self.config, &self.home, args);
         self.start_job(Role::Prune, Job::Prune(spec, limits), PRUNE_TIME, out);
     }
@@ -155,7 +150,7 @@ impl Machine {
         match result {
             Ok(Report::Pruned(names)) => {
                 for name in names {
-                    say(out, Level::Info, format!("backup {name} is not kept any longer: it was removed"));
+                    say(out, Level::Info, format!("old backup removed: {name}"));
                 }
             }
             Ok(_) => {}

@@ -302,6 +302,8 @@ fn a_due_plan_whose_release_is_not_fit_waits_and_the_old_release_runs_on() {
         assert!(!short(&drive.feed(probed(head))).contains("step"));
     }
     assert_eq!(drive.machine.public_state(), "running");
+    // Looked at again when the node first answered.
+    drive.feed(Event::Done(Role::Stage, Ok(Report::Staged(unfit("v2")))));
     drive.looked();
     // The binary comes: a look sees it, it is checked at once, and the upgrade begins.
     let mut found = plan("v2", 100);

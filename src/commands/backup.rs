@@ -1,0 +1,401 @@
+//! `backup …`: looks after the backups of the node's data. Making one and putting one back need nobody else at the data; the
+//! rest works at any time.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::{Context, answer, run};
+use crate::cli::Backup;
+use crate::config::show_size;
+use crate::error::{Code, Error, OnFile, Result};
+use crate::home::{Home, Name, Owner};
+use crate::job::backup::list::{self, Found, Held, State};
+use crate::job::backup::prune::{Limits, prune};
+use crate::job::backup::{self as store, About, Progress, Spec, export, verify};
+use crate::job::shim::{open_lock, read_record, with_node_args};
+use crate::job::{clear, look};
+use crate::journal::unix_now;
+use crate::manifest::{Header, Mode};
+use crate::node_args;
+
+/// How often progress is told where nobody looks at a terminal.
+const TELL_EVERY: Duration = Duration::from_secs(5);
+
+/// How often a bar is drawn.
+const DRAW_EVERY: Duration = Duration::from_millis(100);
+
+/// How many characters a bar has.
+const BAR: usize = 30;
+
+/// What a backup of what a restore replaced is called; nobody else's may be.
+const OF_A_RESTORE: &str = "before-restore";
+
+/// Does what was said.
+pub fn backup(context: &Context, command: &Backup) -> Result<ExitCode> {
+    context.laid_out()?;
+    let spec = spec(context)?;
+    let done = match command {
+        Backup::Create { name } => create(context, &spec, name.as_deref()),
+        Backup::List => list_all(context, &spec),
+        Backup::Verify { name, full } => return verify_one(context, &spec, name, *full),
+        Backup::Restore { name } => restore(context, &spec, name),
+        Backup::Export { name, file } => export_one(context, &spec, name, file),
+        Backup::Prune { keep, max_age } => remove(context, &spec, *keep, *max_age),
+    };
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Where the data is and where backups go: as the node was run last, else as it would be.
+fn spec(context: &Context) -> Result<Spec> {
+    let home = &context.home;
+    let args = read_record(home).map_or_else(|| context.config.node_args.clone(), |record| record.args);
+    let args = match home.current_release() {
+        Ok(release) => with_node_args(home, &release, &args)?,
+        Err(_) => args,
+    };
+    let data_dir = context.config.data_dir.clone().or_else(|| node_args::data_dir(&args));
+    let data_dir = data_dir.unwrap_or_else(|| home.data());
+    if data_dir.is_relative() {
+        return Err(Error::usage(format!(
+            "the node's --datadir {} is relative to where it was started: say DAEMON_DATA_DIR, an absolute path",
+            data_dir.display()
+        )));
+    }
+    let ancient = node_args::value(&args, "datadir.ancient").filter(|dir| !dir.is_empty()).map(PathBuf::from);
+    let (backup_dir, mode) = (context.config.data_backup_dir.clone(), context.config.backup_mode);
+    Ok(Spec { data_dir, backup_dir, mode, ancient })
+}
+
+/// The locks of who works on the data of a stopped node; nobody starts while they are held.
+struct AtRest {
+    _supervisor: File,
+    _data: File,
+}
+
+fn at_rest(home: &Home) -> Result<AtRest> {
+    let supervisor = run::take_lock(home).map_err(|e| match e.code {
+        Code::Refused => Error::refused(format!("the node must be stopped (`wemixvisor stop`): {e}")),
+        Code::Failed | Code::Usage | Code::NotRunning | Code::Node => e,
+    })?;
+    let data = open_lock(home)?;
+    if data.try_lock().is_err() {
+        let holders = clear::list(&clear::holders(home));
+        return Err(Error::refused(format!("{holders} still holds the data: `wemixvisor stop` waits for its end")));
+    }
+    Ok(AtRest { _supervisor: supervisor, _data: data })
+}
+
+/// An exchange of trees that was cut short is ended before anything else; that of an upgrade is its supervisor's to end.
+fn settle(context: &Context) -> Result<()> {
+    let home = &context.home;
+    if !store::restore_pending(home) {
+        return Ok(());
+    }
+    if let Some(journal) = look::read_journal(home)? {
+        return Err(Error::refused(format!(
+            "upgrade {} was putting its backup back: start the node, which ends that first",
+            journal.name
+        )));
+    }
+    context.note("a restore was cut short: ending it first");
+    store::finish_restore(home)
+}
+
+fn create(context: &Context, spec: &Spec, name: Option<&str>) -> Result<()> {
+    let home = &context.home;
+    let name = Name::parse(name.unwrap_or("manual")).map_err(Error::usage)?;
+    if name.as_str() == OF_A_RESTORE {
+        return Err(Error::usage(format!("{name} is what restores call what they replaced: give another name")));
+    }
+    let _locks = at_rest(home)?;
+    settle(context)?;
+    let forecast = store::forecast(home, spec)?;
+    context.note(&format!(
+        "{} in {}: {} files, {}, of which {} are copied",
+        mode_word(forecast.mode),
+        forecast.place.display(),
+        forecast.files,
+        show_size(forecast.bytes),
+        show_size(forecast.to_copy)
+    ));
+    let about = About {
+        id: None,
+        upgrade: name.to_string(),
+        head: look::read_known(home).head.map(|head| head.number),
+        release: home.current_release().ok(),
+    };
+    let mut meter = Meter::new(context, "backing up");
+    let made = store::create(home, spec, &about, &mut |progress| meter.tell(progress));
+    meter.end();
+    let made = made?;
+    if context.json { answer(&format!("{:#}", json!({"name": made}))) } else { answer(&made) }
+}
+
+fn restore(context: &Context, spec: &Spec, name: &str) -> Result<()> {
+    let home = &context.home;
+    let found = list::named(spec, name)?;
+    let header = found.header().ok_or_else(|| Error::failed(format!("{name} is not complete")))?;
+    if let Some(journal) = look::read_journal(home)? {
+        return Err(Error::refused(format!(
+            "upgrade {} is under way: start the node to let it end, or take it back with `wemixvisor upgrade cancel {}` or `wemixvisor upgrade revert`, then stop",
+            journal.name, journal.name
+        )));
+    }
+    let _locks = at_rest(home)?;
+    settle(context)?;
+    let _kept = found.hold()?;
+    if let (Some(then), Ok(now)) = (&header.release, home.current_release())
+        && *then != now
+    {
+        context.note(&format!("warning: release {then} ran on these data, the current one is {now}"));
+    }
+    let id = format!("restore-{}-{}", unix_now(), std::process::id());
+    let mut meter = Meter::new(context, "restoring");
+    let replaced = store::restore(home, spec, name, &id, &mut |progress| meter.tell(progress));
+    meter.end();
+    let replaced = replaced?;
+    if context.json {
+        return answer(&format!("{:#}", json!({"restored": name, "replaced": replaced, "head": header.head})));
+    }
+    let at = header.head.map_or_else(String::new, |head| format!(" (block {head})"));
+    answer(&format!(
+        "{} holds the data of {name}{at}; what it held before is kept as the backup {replaced}",
+        spec.data_dir.display()
+    ))
+}
+
+fn list_all(context: &Context, spec: &Spec) -> Result<()> {
+    let mut values = Vec::new();
+    let mut rows = vec![["name", "created", "size", "only here", "head", "release", "mode"].map(str::to_owned)];
+    let mut notes = String::new();
+    for found in list::find(spec)? {
+        let held = held(&found, spec);
+        let (error, busy) = (held.as_ref().err(), matches!(found.state, State::Partial { busy: true }));
+        let (held, header) = (held.as_ref().ok(), found.header().filter(|_| held.is_ok()));
+        values.push(json!({
+            "name": found.name,
+            "created": header.map(|header| &header.created),
+            "bytes": held.map(|held| held.totals.bytes),
+            "exclusive_bytes": held.map(|held| held.exclusive),
+            "head": header.and_then(|header| header.head),
+            "release": header.and_then(|header| header.release.as_ref()),
+            "mode": header.map(|header| mode_word(header.mode)),
+            "complete": header.is_some(),
+            "busy": busy,
+            "error": error.map_or("", String::as_str),
+        }));
+        match (held, header, error) {
+            (Some(held), Some(header), _) => rows.push(row(&found.name, header, held)),
+            (_, _, why) => {
+                let why = why.map_or("", String::as_str);
+                let _ = writeln!(notes, "{}: not complete, {why}", found.name);
+            }
+        }
+    }
+    if context.json {
+        return answer(&format!("{:#}", json!({ "backups": values })));
+    }
+    if values.is_empty() {
+        return answer(&format!("no backups in {}", spec.backup_dir.display()));
+    }
+    answer(&format!("{}{notes}", if rows.len() > 1 { table(&rows) } else { String::new() }))
+}
+
+/// What a backup holds; the error says why it is none.
+fn held(found: &Found, spec: &Spec) -> std::result::Result<Held, String> {
+    match &found.state {
+        State::Complete(_) => list::measure(found, spec).map_err(|e| e.message),
+        State::Broken(why) => Err(why.clone()),
+        State::Partial { busy: true } => Err("somebody works on it".to_owned()),
+        State::Partial { busy: false } if found.is_ahead() => Err("copied beforehand for the next upgrade".to_owned()),
+        State::Partial { busy: false } => Err("left half-made; `wemixvisor backup prune` removes it".to_owned()),
+    }
+}
+
+fn row(name: &str, header: &Header, held: &Held) -> [String; 7] {
+    let unknown = || "-".to_owned();
+    [
+        name.to_owned(),
+        header.created.clone(),
+        show_size(held.totals.bytes),
+        show_size(held.exclusive),
+        header.head.map_or_else(unknown, |head| head.to_string()),
+        header.release.as_ref().map_or_else(unknown, ToString::to_string),
+        mode_word(header.mode).to_owned(),
+    ]
+}
+
+/// Columns as wide as what is in them; figures to the right.
+fn table(rows: &[[String; 7]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for row in rows {
+        let mut line = String::new();
+        for (column, cell) in row.iter().enumerate() {
+            let width = width(column);
+            let _ = if matches!(column, 2..=4) {
+                write!(line, "{cell:>width$}  ")
+            } else {
+                write!(line, "{cell:width$}  ")
+            };
+        }
+        let _ = writeln!(text, "{}", line.trim_end());
+    }
+    text
+}
+
+fn mode_word(mode: Mode) -> &'static str {
+    match mode {
+        Mode::Snapshot => "snapshot",
+        Mode::Copy => "copy",
+    }
+}
+
+fn verify_one(context: &Context, spec: &Spec, name: &str, full: bool) -> Result<ExitCode> {
+    let found = list::named(spec, name)?;
+    let _kept = found.hold()?;
+    let mut meter = Meter::new(context, "reading");
+    let verdict = verify::verify(&found, full, &mut |progress| meter.tell(progress));
+    meter.end();
+    let verdict = verdict?;
+    let sound = verdict.count == 0;
+    let more = verdict.count - verdict.faults.len() as u64;
+    if context.json {
+        answer(&format!(
+            "{:#}",
+            json!({
+                "name": name, "sound": sound, "files": verdict.totals.count, "bytes": verdict.totals.bytes,
+                "read": full, "faults": verdict.faults, "more_faults": more,
+            })
+        ))?;
+    } else if sound {
+        let read = if full { ", every byte read" } else { "" };
+        let bytes = show_size(verdict.totals.bytes);
+        answer(&format!("{name} is as its manifest says: {} files, {bytes}{read}", verdict.totals.count))?;
+    } else {
+        let mut text = format!("{name} is not as its manifest says:\n");
+        for fault in &verdict.faults {
+            let _ = writeln!(text, "  {fault}");
+        }
+        if more > 0 {
+            let _ = writeln!(text, "  and {more} more");
+        }
+        answer(&text)?;
+    }
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::from(Code::Failed as u8) })
+}
+
+fn export_one(context: &Context, spec: &Spec, name: &str, file: &Path) -> Result<()> {
+    let found = list::named(spec, name)?;
+    let _kept = found.hold()?;
+    let stdout = file == Path::new("-");
+    if stdout && std::io::stdout().is_terminal() {
+        return Err(Error::usage("an archive is not for a terminal: send it to a file or into a pipe"));
+    }
+    let mut meter = Meter::new(context, "exporting");
+    let mut tell = |progress| meter.tell(progress);
+    let written = if stdout {
+        export::write(&found, &mut std::io::stdout().lock(), Path::new("stdout"), &mut tell)
+    } else {
+        owner_there(&context.home, file).and_then(|owner| export::to_file(&found, file, owner, &mut tell))
+    };
+    meter.end();
+    written?;
+    match (stdout, context.json) {
+        (true, _) => Ok(()),
+        (false, true) => answer(&format!("{:#}", json!({"name": name, "file": file}))),
+        (false, false) => answer(&format!("{} holds {name}", file.display())),
+    }
+}
+
+/// What is made in the home belongs to its owner; elsewhere it is whoever made it's.
+fn owner_there(home: &Home, file: &Path) -> Result<Option<Owner>> {
+    let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let (dir, root) = (dir.canonicalize().on("write to", dir)?, home.root().canonicalize().on("read", home.root())?);
+    dir.starts_with(root).then(|| home.owner().on("read", home.root())).transpose()
+}
+
+fn remove(context: &Context, spec: &Spec, keep: Option<u64>, max_age: Option<Duration>) -> Result<()> {
+    let home = &context.home;
+    let limits = if keep.is_some() || max_age.is_some() {
+        Limits { keep, max_age, min_free: None, all: true }
+    } else {
+        Limits::of(&context.config)
+    };
+    let protect = match look::read_journal(home)? {
+        Some(journal) => list::of_upgrade(spec, &journal.id)?,
+        None => None,
+    };
+    let removed = prune(home, spec, &limits, protect.as_deref())?;
+    if context.json {
+        let all: Vec<Value> = removed.iter().map(|r| json!({"name": r.name, "freed": r.freed})).collect();
+        return answer(&format!("{:#}", json!({ "removed": all })));
+    }
+    if removed.is_empty() {
+        return answer("nothing to remove");
+    }
+    let text: String = removed.iter().fold(String::new(), |mut text, one| {
+        let _ = writeln!(text, "removed {one}");
+        text
+    });
+    let freed: u64 = removed.iter().filter_map(|one| one.freed).sum();
+    answer(&format!("{text}{} freed", show_size(freed)))
+}
+
+/// Shows how far something is, on stderr: a bar on a terminal, else a line now and then.
+struct Meter<'a> {
+    context: &'a Context,
+    doing: &'static str,
+    bar: bool,
+    began: Instant,
+    next: Instant,
+    drawn: bool,
+}
+
+impl Meter<'_> {
+    fn new<'a>(context: &'a Context, doing: &'static str) -> Meter<'a> {
+        let bar = std::io::stderr().is_terminal();
+        let began = Instant::now();
+        Meter { context, doing, bar, began, next: began + if bar { DRAW_EVERY } else { TELL_EVERY }, drawn: false }
+    }
+
+    fn tell(&mut self, progress: Progress) {
+        let now = Instant::now();
+        if self.context.quiet || now < self.next {
+            return;
+        }
+        self.next = now + if self.bar { DRAW_EVERY } else { TELL_EVERY };
+        let seconds = now.duration_since(self.began).as_secs_f64();
+        // Only for people: what a float loses here nobody sees.
+        let speed = show_size((progress.bytes as f64 / seconds.max(0.001)) as u64);
+        let done = show_size(progress.bytes);
+        let share = progress.of.filter(|of| *of > 0).map(|of| (progress.bytes.min(of), of));
+        let far = match share {
+            Some((bytes, of)) => {
+                format!("{:3} %, {done} of {}, {speed}/s", u128::from(bytes) * 100 / u128::from(of), show_size(of))
+            }
+            None => format!("{done}, {} files, {speed}/s", progress.files),
+        };
+        if !self.bar {
+            self.context.note(&format!("{}: {}", self.doing, far.trim_start()));
+            return;
+        }
+        let filled = share.map_or(0, |(bytes, of)| (u128::from(bytes) * BAR as u128 / u128::from(of)) as usize);
+        let bar = format!("{}{}", "#".repeat(filled), "-".repeat(BAR - filled.min(BAR)));
+        let _ = write!(std::io::stderr(), "\r{} [{bar}] {far}\x1b[K", self.doing);
+        self.drawn = true;
+    }
+
+    /// Takes the bar away: what follows begins on a line of its own.
+    fn end(&mut self) {
+        if self.drawn {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! The manifest of a backup on disk: what `manifest` reads, with the file's name in every error.
+
+use std::fs::File;
+use std::io::{BufReader, Seek};
+use std::path::{Path, PathBuf};
+
+use super::place::MANIFEST;
+use crate::error::{Error, OnFile, Result};
+use crate::manifest::{Entry, Header, Reader, Totals, decode, read_totals};
+
+/// A manifest that is read one file at a time.
+pub struct Manifest {
+    lines: Reader<BufReader<File>>,
+    totals: Totals,
+    path: PathBuf,
+}
+
+impl Manifest {
+    /// Opens that of the backup in this directory. It has a first and a last line; what is between is read by `next`.
+    pub fn open(dir: &Path) -> Result<Manifest> {
+        let path = dir.join(MANIFEST);
+        let mut file = File::open(&path).on("read", &path)?;
+        let totals = read_totals(&mut file).on("use", &path)?;
+        file.rewind().on("read", &path)?;
+        let lines = Reader::new(BufReader::new(file)).on("use", &path)?;
+        Ok(Manifest { lines, totals, path })
+    }
+
+    /// What it begins with.
+    pub fn header(&self) -> &Header {
+        self.lines.header()
+    }
+
+    /// What it ends with.
+    pub fn totals(&self) -> Totals {
+        self.totals
+    }
+
+    /// The next file and its path below `data/`; none at the end, when all that was read is as the totals say.
+    pub fn next(&mut self) -> Result<Option<(Entry, Vec<u8>)>> {
+        let Some(entry) = self.lines.next().on("use", &self.path)? else { return Ok(None) };
+        let path = decode(&entry.path).ok_or_else(|| self.broken(&entry))?;
+        // What it says is not trusted: a path leads downwards only.
+        if path.contains(&0) || path.split(|byte| *byte == b'/').any(|part| matches!(part, b"" | b"." | b"..")) {
+            return Err(self.broken(&entry));
+        }
+        Ok(Some((entry, path)))
+    }
+
+    fn broken(&self, entry: &Entry) -> Error {
+        Error::failed(format!("cannot use {}: the path {:?} leads out of the backup", self.path.display(), entry.path))
+    }
+}
