@@ -22,7 +22,7 @@ use trace::Act;
 const MOST: usize = 2000;
 
 /// The same where a fault is there to be found: some of the images show it.
-const ENOUGH: usize = 200;
+const ENOUGH: usize = 60;
 
 /// How many images a supervisor is started on beside one of each kind.
 const MORE_STARTS: usize = 12;
@@ -63,7 +63,6 @@ impl Ending {
 
 /// An upgrade as it was done: what was there before, and every act.
 struct Recording {
-    ending: Ending,
     height: u64,
     before: Image,
     acts: Vec<Act>,
@@ -119,7 +118,7 @@ impl Recording {
         });
         drop(visor);
         let acts = trace::read(&text, &fs::canonicalize(home.own("")).unwrap());
-        Some(Recording { ending, height, before, acts, home })
+        Some(Recording { height, before, acts, home })
     }
 
     /// Goes through all instants with the dice; tells each image that may be found there to `each`, with how often the new
@@ -185,17 +184,16 @@ impl Recording {
             return expected(if ended.as_deref() == Some("committed") { "v2" } else { "genesis" });
         };
         let (stage, starts) = (text(journal, "stage"), journal["starts"].as_u64().unwrap());
-        if ended.as_deref() == Some("committed") && stage != "trial" || ended.is_some() && stage == "stop" {
-            return Err(format!("it ended, but the journal is at {stage}"));
-        }
-        if stage != "back" && starts < executed {
-            return Err(format!("{executed} starts of the new release, but the journal knows of {starts}"));
-        }
-        if stage == "trial" {
-            expected("v2")?;
-        }
-        if stage == "back" && ended.is_some() {
-            expected("genesis")?;
+        let fits = match stage.as_str() {
+            "stop" | "hook" => current == "genesis" && executed == 0 && ended.is_none(),
+            "switch" => executed == 0 && ended.is_none(),
+            "trial" => current == "v2" && starts >= executed && ended.as_deref() != Some("reverted"),
+            "restore" | "back" => ended.is_none(),
+            "return" => current == "genesis" && ended.as_deref() != Some("committed"),
+            _ => false,
+        };
+        if !fits {
+            return Err(format!("at {stage} with {starts} starts of {executed}, {ended:?}, current is {current}"));
         }
         Ok(())
     }
@@ -206,14 +204,23 @@ fn begun(image: &Image) -> bool {
     image.contains_key("journal.json") || !history(image).unwrap().is_empty()
 }
 
-/// Starts a supervisor on this image, with this plan and a copy of this node's data, and waits until all is as it should be.
-fn recovers(ending: Ending, image: &Image, height: u64, data: &Path) {
+/// Starts a supervisor on this image of the home in `from`, with this plan and a copy of its node's data, and waits until all
+/// is as it should be.
+fn recovers(ending: Ending, image: &Image, height: u64, from: &Path) {
     let home = Home::empty();
     home.release("genesis", "");
     home.release("v2", ending.flags());
-    write_image(image, &home.own(""));
-    let copied = Command::new("cp").arg("-a").arg(data).arg(home.datadir()).status();
-    assert!(copied.unwrap().success());
+    write_image(image, from, &home);
+    let copy = |path: &str| {
+        let copied = Command::new("cp").arg("-a").arg(from.join(path)).arg(home.dir.join(path)).status();
+        assert!(copied.unwrap().success());
+    };
+    copy("d");
+    let names_backup = |content: &[u8]| serde_json::from_slice::<Value>(content).unwrap()["backup"].is_string();
+    // Backups are written outside of what was recorded: the one is there that a journal relies on.
+    if image.get("journal.json").is_none_or(|entry| matches!(entry, Entry::File(content) if names_backup(content))) {
+        copy("home/backups");
+    }
     let begun = begun(image);
     if begun {
         home.plan("v2", height);
@@ -287,13 +294,18 @@ fn image_of(dir: &Path) -> Image {
     image
 }
 
-/// Lays an image out in a directory that holds the releases.
-fn write_image(image: &Image, dir: &Path) {
+/// Lays an image of `from` out in a home that holds the releases; files speak of the new home where they spoke of the old.
+fn write_image(image: &Image, from: &Path, home: &Home) {
+    let moved = |content: &[u8]| {
+        let (old, new) = (from.to_str().unwrap(), home.dir.to_str().unwrap());
+        // Only text names a home, and what is torn need not be text.
+        std::str::from_utf8(content).map_or_else(|_| content.to_vec(), |text| text.replace(old, new).into_bytes())
+    };
     for (path, entry) in image {
-        let path: PathBuf = dir.join(path);
+        let path: PathBuf = home.own(path);
         match entry {
             Entry::Dir => fs::create_dir_all(&path).unwrap(),
-            Entry::File(content) => fs::write(&path, content).unwrap(),
+            Entry::File(content) => fs::write(&path, moved(content)).unwrap(),
             Entry::Link(target) => std::os::unix::fs::symlink(target, &path).unwrap(),
         }
     }
@@ -342,13 +354,13 @@ fn every_image_is_good(ending: Ending) {
         starts.len()
     );
     mocknode();
-    let (left, height, data) = (Mutex::new(starts), recording.height, recording.home.datadir());
+    let (left, height, from) = (Mutex::new(starts), recording.height, recording.home.dir.as_path());
     std::thread::scope(|scope| {
         for _ in 0..6 {
             scope.spawn(|| {
                 loop {
                     let Some(image) = left.lock().unwrap().pop() else { return };
-                    recovers(ending, &image, height, &data);
+                    recovers(ending, &image, height, from);
                 }
             });
         }
@@ -390,7 +402,10 @@ fn the_detector_of_power_loss_sees_a_sync_that_is_missing() {
     let no_file = faults(&|_, path| path == Path::new(".journal.json.tmp"));
     assert!(no_file.iter().any(|why| why.contains("the journal is torn")), "{no_file:?}");
     let no_dir = faults(&|_, path| path == own);
-    assert!(no_dir.iter().any(|why| why.contains("current is genesis, but journal and history say v2")), "{no_dir:?}");
+    assert!(
+        no_dir.iter().any(|why| why.contains("at trial with 0 starts of 0, None, current is genesis")),
+        "{no_dir:?}"
+    );
     assert!(no_dir.iter().any(|why| why.contains("nothing tells of it")), "{no_dir:?}");
     // And each alone: those that follow one another may stand in for one another, these may not.
     let alone = |(number, act): (usize, &Act)| match act {
@@ -403,5 +418,5 @@ fn the_detector_of_power_loss_sees_a_sync_that_is_missing() {
     for name in [".journal.json.tmp", "history.jsonl"] {
         assert!(seen.iter().all(|(path, seen)| path != Path::new(name) || *seen), "{name}: {seen:?}");
     }
-    assert!(seen.iter().filter(|(path, seen)| path == own && *seen).count() >= 3, "{seen:?}");
+    assert!(seen.iter().filter(|(path, seen)| path == own && *seen).count() >= 2, "{seen:?}");
 }
