@@ -676,7 +676,7 @@ fn while_a_supervisor_runs_or_the_data_is_held_nothing_is_made_nor_put_back() {
     let mut visor = home.supervise(&[], &[]);
     visor.until_up();
     for args in [&["backup", "create"][..], &["backup", "restore", &name]] {
-        home.run(args).code(4).one_error(&format!("supervised already, by pid {}", visor.pid()));
+        home.run(args).code(4).one_error(&format!("is supervised, by pid {}", visor.pid()));
     }
     assert_eq!(names(&home), [name.as_str()]);
     visor.stop();
@@ -685,6 +685,12 @@ fn while_a_supervisor_runs_or_the_data_is_held_nothing_is_made_nor_put_back() {
         home.run(args).code(4).one_error("still holds the data: `wemixvisor stop` waits for its end");
     }
     drop(held);
+    // Who makes one is no supervisor to anybody, and none can begin.
+    let lock = File::open(home.own("lock")).unwrap();
+    lock.lock_shared().unwrap();
+    assert_eq!(home.status()["state"], "stopped");
+    assert!(File::open(home.own("lock")).unwrap().try_lock().is_err());
+    drop(lock);
     let journal = json!({
         "version": 1, "id": "v2-1", "name": "v2", "stage": "trial", "from": "genesis", "to": "v2", "begun": 1,
     });
