@@ -76,6 +76,9 @@ impl Machine {
             }
         }
         self.restoring = survey.restoring;
+        if std::mem::take(&mut self.head_changed) {
+            self.known.head = survey.known.head.clone();
+        }
         match &survey.current {
             Ok(release) => self.current = Some(release.clone()),
             Err(why) if self.state == State::Boot => return self.fail(Code::Refused, why.clone(), out),

@@ -126,6 +126,7 @@ impl Machine {
             }
             Step::Restore => {
                 self.restoring = false;
+                self.head_changed = true;
                 self.parked = false;
                 self.hold_longer();
                 match self.journal.as_ref().and_then(|j| Some((j.backup.clone()?, j.replaced.clone()?))) {
