@@ -9,6 +9,7 @@
 //! `cargo test` tries a sample with a seed that is printed; `WEMIXVISOR_SEED` repeats it, `WEMIXVISOR_CRASH=all` tries all.
 
 mod faults;
+mod full_disk;
 mod strace;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,6 +80,8 @@ enum Release {
 #[derive(Clone, Copy, Debug)]
 enum Program {
     Supervisor,
+    /// The same, told to make backups by copying, into the home.
+    Copying,
     /// `backup restore` of the only backup, with no supervisor.
     Restore,
     /// A script instead of us.
@@ -223,6 +226,12 @@ impl Course {
             Before::Killed(course, point) => return halted(course, point),
             Before::Planned | Before::Committed | Before::WentOn => Home::new(),
         };
+        self.lay_out(&home);
+        Some(home)
+    }
+
+    /// Puts all into a new home that this course wants there, and lets happen what comes before it.
+    fn lay_out(&self, home: &Home) {
         for (name, release) in ["v1", "v2"].iter().zip(self.releases) {
             match release {
                 Release::Mock(flags) => _ = home.release(name, flags),
@@ -248,23 +257,23 @@ impl Course {
             let flags = fs::read_to_string(&frozen).unwrap();
             fs::write(&frozen, "--halt-at 104").unwrap();
             let course = forward();
-            let mut visor = home.spawn(supervisor(&home));
+            let mut visor = home.spawn(supervisor(home, &[]));
             until("it is committed", || course.ended(&home, visor.pid()));
             visor.stop();
             drop(visor);
             fs::write(&frozen, flags).unwrap();
         }
         if matches!(self.before, Before::WentOn) {
-            write_data(&home, SINCE);
+            write_data(home, SINCE);
         }
-        Some(home)
     }
 
     /// The program that is killed.
     fn command(&self, home: &Home) -> Command {
         match self.under_test {
-            Program::Supervisor => supervisor(home),
-            Program::Restore => home.command(&["backup", "restore", &backups(home)[0]]),
+            Program::Supervisor => supervisor(home, &[]),
+            Program::Copying => supervisor(home, &["backup_mode=copy"]),
+            Program::Restore => home.command(&["backup", "restore", name(&backups(home)[0])]),
             Program::Script(text) => {
                 let mut command = Command::new("/bin/sh");
                 command
@@ -280,8 +289,8 @@ impl Course {
     /// What is started after it was killed.
     fn next(&self, home: &Home) -> Command {
         match self.under_test {
-            Program::Supervisor | Program::Restore => supervisor(home),
-            Program::Script(_) => self.command(home),
+            Program::Supervisor | Program::Restore => supervisor(home, &[]),
+            Program::Copying | Program::Script(_) => self.command(home),
         }
     }
 
@@ -305,7 +314,7 @@ impl Course {
 }
 
 /// Our supervisor with all its waits short.
-fn supervisor(home: &Home) -> Command {
+fn supervisor(home: &Home, more: &[&str]) -> Command {
     let quick = [
         "trial_time=1ms",
         "trial_blocks=1",
@@ -315,7 +324,7 @@ fn supervisor(home: &Home) -> Command {
         "min_disk=0",
     ];
     let node = node_args(home);
-    let settings = quick.iter().flat_map(|setting| ["--set", *setting]);
+    let settings = quick.iter().chain(more).flat_map(|setting| ["--set", *setting]);
     let args: Vec<&str> = settings.chain(["run"]).chain(node.iter().map(String::as_str)).collect();
     home.command(&args)
 }
@@ -337,13 +346,18 @@ fn nodes(home: &Home) -> Vec<u32> {
     pids.filter(is_node).collect()
 }
 
-/// The backups that count, by name.
-fn backups(home: &Home) -> Vec<String> {
-    let entries = fs::read_dir(home.root().join("backups")).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_str().unwrap().to_owned()).collect();
-    names.retain(|name| !name.starts_with('.'));
-    names.sort();
-    names
+/// The backups that count: those beside the home's other things, and those that had to be made within the data.
+fn backups(home: &Home) -> Vec<PathBuf> {
+    let places = [home.root().join("backups"), home.datadir().join(".wemixvisor-backups")];
+    let mut found: Vec<PathBuf> =
+        places.iter().flat_map(|place| fs::read_dir(place).into_iter().flatten().flatten()).map(|e| e.path()).collect();
+    found.retain(|path| !name(path).starts_with('.'));
+    found.sort();
+    found
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
 }
 
 fn parent(pid: u32) -> u32 {
@@ -579,8 +593,8 @@ impl<'a> Watch<'a> {
             wrong(format!("left behind: {:?} {:?}", nodes(home), home.holders()));
         }
         // What was replaced has a journal of its own.
-        let aside = backups(home).into_iter().filter(|name| name.starts_with("before-restore"));
-        let aside: Vec<PathBuf> = aside.map(|name| home.root().join("backups").join(name).join("data")).collect();
+        let aside = backups(home).into_iter().filter(|path| name(path).starts_with("before-restore"));
+        let aside: Vec<PathBuf> = aside.map(|path| path.join("data")).collect();
         for data in aside.iter().chain([&home.datadir()]) {
             let text = fs::read_to_string(data.join("mock.journal")).unwrap_or_default();
             let journal: Vec<Vec<String>> =
@@ -592,18 +606,18 @@ impl<'a> Watch<'a> {
         if !old && (!by_hand || self.acknowledged || !data_is(home, SINCE)) {
             wrong("the data is not what it should be".to_owned());
         }
-        if matches!(course.under_test, Program::Supervisor | Program::Restore) {
-            let made = backups(home).iter().filter(|name| name.starts_with("v2-")).count();
+        if !matches!(course.under_test, Program::Script(_)) {
+            let made = backups(home).iter().filter(|path| name(path).starts_with("v2-")).count();
             let replaced = usize::from(course.name.starts_with("restoring") && old);
             // One that failed may have done so before it made its backup.
             let made = if results == ["failed"] { made.max(1) } else { made };
             if (made, aside.len()) != (1, replaced) {
                 wrong(format!("backups: {:?}", backups(home)));
             }
-            for name in backups(home) {
-                let said = home.run(&["backup", "verify", &name]);
+            for path in backups(home) {
+                let said = home.run(&["backup", "verify", name(&path)]);
                 if said.code != 0 {
-                    wrong(format!("backup {name}: {}", said.err));
+                    wrong(format!("backup {}: {}", path.display(), said.err));
                 }
             }
         }
