@@ -4,24 +4,25 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Context, answer, run};
+use super::{Context, answer, client};
 use crate::cli::Backup;
 use crate::config::show_size;
 use crate::error::{Code, Error, OnFile, Result};
 use crate::home::{Home, Name, Owner};
-use crate::job::backup::list::{self, Found, State};
+use crate::job::backup::list::{self, Found, Held, State};
 use crate::job::backup::prune::{Limits, prune};
 use crate::job::backup::{self as store, About, Progress, Spec, export, verify};
 use crate::job::shim::{open_lock, read_record, with_node_args};
-use crate::job::{clear, look};
+use crate::job::{clear, durable, look};
 use crate::journal::unix_now;
-use crate::manifest::Mode;
+use crate::manifest::{Header, Mode};
 use crate::node_args;
 
 /// How often progress is told where nobody looks at a terminal.
@@ -74,21 +75,29 @@ fn spec(context: &Context) -> Result<Spec> {
 
 /// The locks of who works on the data of a stopped node; nobody starts while they are held.
 struct AtRest {
-    _supervisor: File,
+    _lock: File,
     _data: File,
 }
 
 fn at_rest(home: &Home) -> Result<AtRest> {
-    let supervisor = run::take_lock(home).map_err(|e| match e.code {
-        Code::Refused => Error::refused(format!("the node must be stopped (`wemixvisor stop`): {e}")),
-        Code::Failed | Code::Usage | Code::NotRunning | Code::Node => e,
-    })?;
+    let path = home.lock();
+    let mut options = File::options();
+    let lock = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).on("open", &path)?;
+    durable::give(&path, home.owner().on("read", home.root())?)?;
+    // Shared: no supervisor can begin, and nobody takes us for one.
+    if lock.try_lock_shared().is_err() {
+        return Err(Error::refused(format!(
+            "{} is supervised, by pid {}: the node must be stopped, see `wemixvisor stop`",
+            home.root().display(),
+            client::supervisor(home).unwrap_or(0)
+        )));
+    }
     let data = open_lock(home)?;
     if data.try_lock().is_err() {
         let holders = clear::list(&clear::holders(home));
         return Err(Error::refused(format!("{holders} still holds the data: `wemixvisor stop` waits for its end")));
     }
-    Ok(AtRest { _supervisor: supervisor, _data: data })
+    Ok(AtRest { _lock: lock, _data: data })
 }
 
 /// An exchange of trees that was cut short is ended before anything else; that of an upgrade is its supervisor's to end.
@@ -175,18 +184,26 @@ fn list_all(context: &Context, spec: &Spec) -> Result<()> {
     let mut rows = vec![["name", "created", "size", "only here", "head", "release", "mode"].map(str::to_owned)];
     let mut notes = String::new();
     for found in list::find(spec)? {
-        match describe(&found, spec) {
-            Ok((value, row)) => {
-                values.push(value);
-                rows.push(row);
-            }
-            Err(why) => {
-                let busy = matches!(found.state, State::Partial { busy: true });
+        let held = held(&found, spec);
+        let (error, busy) = (held.as_ref().err(), matches!(found.state, State::Partial { busy: true }));
+        let (held, header) = (held.as_ref().ok(), found.header().filter(|_| held.is_ok()));
+        values.push(json!({
+            "name": found.name,
+            "created": header.map(|header| &header.created),
+            "bytes": held.map(|held| held.totals.bytes),
+            "exclusive_bytes": held.map(|held| held.exclusive),
+            "head": header.and_then(|header| header.head),
+            "release": header.and_then(|header| header.release.as_ref()),
+            "mode": header.map(|header| mode_word(header.mode)),
+            "complete": header.is_some(),
+            "busy": busy,
+            "error": error.map_or("", String::as_str),
+        }));
+        match (held, header, error) {
+            (Some(held), Some(header), _) => rows.push(row(&found.name, header, held)),
+            (_, _, why) => {
+                let why = why.map_or("", String::as_str);
                 let _ = writeln!(notes, "{}: not complete, {why}", found.name);
-                values.push(json!({
-                    "name": found.name, "created": null, "bytes": null, "exclusive_bytes": null, "head": null,
-                    "release": null, "mode": null, "complete": false, "busy": busy, "error": why,
-                }));
             }
         }
     }
@@ -199,34 +216,28 @@ fn list_all(context: &Context, spec: &Spec) -> Result<()> {
     answer(&format!("{}{notes}", if rows.len() > 1 { table(&rows) } else { String::new() }))
 }
 
-/// A backup as JSON and as a row of the table; the error says why it is none.
-fn describe(found: &Found, spec: &Spec) -> std::result::Result<(Value, [String; 7]), String> {
-    let header = match &found.state {
-        State::Complete(header) => header,
-        State::Broken(why) => return Err(why.clone()),
-        State::Partial { busy: true } => return Err("somebody works on it".to_owned()),
-        State::Partial { busy: false } if found.is_ahead() => {
-            return Err("copied beforehand for the next upgrade".to_owned());
-        }
-        State::Partial { busy: false } => return Err("left half-made; `wemixvisor backup prune` removes it".to_owned()),
-    };
-    let held = list::measure(found, spec).map_err(|e| e.message)?;
-    let mode = mode_word(header.mode);
-    let value = json!({
-        "name": found.name, "created": header.created, "bytes": held.totals.bytes, "exclusive_bytes": held.exclusive,
-        "head": header.head, "release": header.release, "mode": mode, "complete": true, "busy": false, "error": "",
-    });
+/// What a backup holds; the error says why it is none.
+fn held(found: &Found, spec: &Spec) -> std::result::Result<Held, String> {
+    match &found.state {
+        State::Complete(_) => list::measure(found, spec).map_err(|e| e.message),
+        State::Broken(why) => Err(why.clone()),
+        State::Partial { busy: true } => Err("somebody works on it".to_owned()),
+        State::Partial { busy: false } if found.is_ahead() => Err("copied beforehand for the next upgrade".to_owned()),
+        State::Partial { busy: false } => Err("left half-made; `wemixvisor backup prune` removes it".to_owned()),
+    }
+}
+
+fn row(name: &str, header: &Header, held: &Held) -> [String; 7] {
     let unknown = || "-".to_owned();
-    let row = [
-        found.name.clone(),
+    [
+        name.to_owned(),
         header.created.clone(),
         show_size(held.totals.bytes),
         show_size(held.exclusive),
         header.head.map_or_else(unknown, |head| head.to_string()),
         header.release.as_ref().map_or_else(unknown, ToString::to_string),
-        mode.to_owned(),
-    ];
-    Ok((value, row))
+        mode_word(header.mode).to_owned(),
+    ]
 }
 
 /// Columns as wide as what is in them; figures to the right.

@@ -76,7 +76,7 @@ fn check_node(home: &Home) -> Result<()> {
 }
 
 /// Becomes the only supervisor of this home.
-pub(super) fn take_lock(home: &Home) -> Result<File> {
+fn take_lock(home: &Home) -> Result<File> {
     let path = home.lock();
     let mut lock = OpenOptions::new()
         .read(true)

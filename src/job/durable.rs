@@ -60,7 +60,8 @@ impl Prepared {
     }
 }
 
-/// The same without any sync: for what may be older after a power loss, but never half.
+/// The same without any sync: for what nobody reads half while the machine runs, but may be older after a power loss, or on
+/// some file systems torn.
 pub fn replace_file_unsynced(path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<()> {
     let tmp = temporary(path)?;
     remove_leftover(&tmp)?;

@@ -106,9 +106,9 @@ fn try_known(home: &Home) -> Result<Option<Known>> {
     }
 }
 
-/// All finished upgrades, oldest first.
+/// All finished upgrades, oldest first. A power loss may have cut a line inside a letter: the other lines count all the same.
 pub fn read_history(home: &Home) -> Vec<History> {
-    parse_history(&fs::read_to_string(home.history()).unwrap_or_default())
+    parse_history(&String::from_utf8_lossy(&fs::read(home.history()).unwrap_or_default()))
 }
 
 /// The height of the plan that brought a release: of its last committed upgrade, else of the plan stored with it.

@@ -19,7 +19,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Step {
     /// Write the journal: from here on the upgrade is under way. The node may still live.
-    Begin(Begin),
+    Begin(Box<Begin>),
     /// Make sure that the data can come back. No node lives.
     Backup(Backup),
     /// The first of the remaining hooks is done.
@@ -101,7 +101,7 @@ pub struct Backup {
 pub fn carry_out(home: &Home, step: Step) -> Result<Option<Journal>> {
     let journal = look::read_journal(home)?;
     match step {
-        Step::Begin(begin) => self::begin(home, journal, begin).map(Some),
+        Step::Begin(begin) => self::begin(home, journal, *begin).map(Some),
         Step::Backup(backup) => back_up(home, under_way(journal)?, backup).map(Some),
         Step::Hooked { hook_ms } => {
             let mut journal = under_way(journal)?;

@@ -294,7 +294,7 @@ fn a_hook_killed_from_outside_is_a_failure_and_one_that_changed_the_data_has_it_
     kill(pid, Signal::KILL);
     until_failed(&home, &visor, "the data went back to backup v2-");
     assert!(!migrated.exists(), "what the hook did is undone");
-    let list = home.run(&["backup", "list", "--json"]).json();
+    let list = home.run(&["backup", "list", "--json"]).json()["backups"].clone();
     let names: Vec<&str> = list.as_array().unwrap().iter().map(|b| b["upgrade"].as_str().unwrap_or("")).collect();
     assert_eq!(list.as_array().unwrap().len(), 2, "the backup and what it replaced: {names:?}");
     let kept = list.as_array().unwrap().iter().find(|b| b["name"].as_str().unwrap().starts_with("before-restore-"));

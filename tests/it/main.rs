@@ -17,6 +17,7 @@ mod init;
 mod launch;
 mod life;
 mod plans;
+mod power;
 mod recovery;
 mod revert;
 mod rpc;

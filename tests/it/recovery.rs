@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Home, lives, until};
+use crate::support::{Home, lives, tmpfs, until};
 
 #[test]
 fn a_home_without_its_link_is_not_taken_back_to_genesis() {
@@ -41,6 +41,40 @@ fn a_state_file_that_was_lost_makes_no_plan_past() {
     visor.until_release("v2");
     home.until_log("what was known of the node is lost");
     visor.stop();
+}
+
+#[test]
+fn a_state_file_that_was_lost_in_a_trial_commits_no_release_that_never_answers() {
+    let home = Home::new();
+    home.release("v2", "--no-rpc --no-blocks");
+    let patience = ["--set", "trial_timeout=1s", "--set", "trial_time=1h"];
+    let mut visor = home.supervise(&patience, &[]);
+    visor.until_up();
+    home.run(&["upgrade", "now", "v2"]).code(0);
+    until("the new release began", || home.started().contains(&"v2".to_owned()).then_some(()));
+    visor.kill();
+    fs::write(home.own("state.json"), "").unwrap();
+    // The journal knows that the node had a head: where RPC once answered, to live on proves nothing.
+    let mut visor = home.supervise(&["--set", "trial_timeout=1s", "--set", "trial_time=100ms"], &[]);
+    home.until_finished("v2", "reverted");
+    visor.until_release("genesis");
+    visor.stop();
+}
+
+#[test]
+fn a_history_with_a_line_that_was_cut_inside_a_letter_is_read_all_the_same() {
+    let home = Home::new();
+    home.release("v2", "");
+    let mut visor = home.supervise(&[], &[]);
+    visor.until_up();
+    home.run(&["upgrade", "now", "v2"]).code(0);
+    home.until_finished("v2", "committed");
+    visor.stop();
+    let mut history = fs::read(home.own("history.jsonl")).unwrap();
+    history.extend_from_slice(b"{\"reason\":\"\xc3");
+    fs::write(home.own("history.jsonl"), history).unwrap();
+    let all = home.run(&["upgrade", "list", "--all", "--json"]).code(0).json();
+    assert!(all.to_string().contains("committed"), "{all}");
 }
 
 #[test]
@@ -99,17 +133,7 @@ fn a_restart_with_arguments_that_the_node_refuses_says_so_and_gives_the_earlier_
 #[test]
 fn a_disk_that_is_full_at_the_switch_costs_neither_the_node_nor_its_release() {
     let home = Home::empty();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(&home.dir).output();
-    if !mounted.is_ok_and(|output| output.status.success()) {
-        return eprintln!("SKIPPED: no tmpfs can be mounted here");
-    }
-    struct Unmount(std::path::PathBuf);
-    impl Drop for Unmount {
-        fn drop(&mut self) {
-            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-        }
-    }
-    let _unmount = Unmount(home.dir.clone());
+    let Some(_mounted) = tmpfs(&home.dir, "64m") else { return };
     let strip = |to: &std::path::Path| {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         let status = Command::new("strip").arg("-o").arg(to).arg(crate::support::mocknode()).status();

@@ -48,7 +48,7 @@ fn data_that_the_old_release_cannot_run_on_goes_back_to_the_backup() {
     assert_eq!(home.current(), "genesis");
     assert_eq!(status["plans"][0]["state"], "failed");
     // What was replaced is kept, with what the new release did to it.
-    let list = home.run(&["backup", "list", "--json"]).json();
+    let list = home.run(&["backup", "list", "--json"]).json()["backups"].clone();
     let kept = list.as_array().unwrap().iter().find(|b| b["name"].as_str().unwrap().starts_with("before-restore-"));
     let kept = kept.unwrap_or_else(|| panic!("{list}"))["name"].as_str().unwrap().to_owned();
     assert!(why.contains(&kept), "{why}");

@@ -56,7 +56,7 @@ pub fn places(spec: &Spec) -> Vec<PathBuf> {
 
 /// Every backup, the oldest first; behind them those that are not complete.
 pub fn find(spec: &Spec) -> Result<Vec<Found>> {
-    let mut all = Vec::new();
+    let mut all: Vec<Found> = Vec::new();
     for place in places(spec) {
         for entry in fs::read_dir(&place).on("read", &place)? {
             let entry = entry.on("read", &place)?;
@@ -65,11 +65,11 @@ pub fn find(spec: &Spec) -> Result<Vec<Found>> {
             if entry.file_type().is_ok_and(|kind| kind.is_dir())
                 && let Some(found) = look_at(entry.path(), name)
             {
-                all.push(found);
+                let at = all.partition_point(|before| before.rank() < found.rank());
+                all.insert(at, found);
             }
         }
     }
-    all.sort_by(|a, b| a.rank().cmp(&b.rank()).then_with(|| a.name.cmp(&b.name)));
     Ok(all)
 }
 
@@ -82,9 +82,9 @@ impl Found {
         }
     }
 
-    /// When it was made, seconds since 1970.
-    pub fn created(&self) -> Option<i64> {
-        self.header().and_then(|header| seconds(&header.created))
+    /// When it was made: of two such times the earlier one is also the lesser text.
+    pub fn created(&self) -> &str {
+        self.header().map_or("", |header| &header.created)
     }
 
     /// Whether it is what was copied beforehand, which the next upgrade completes.
@@ -92,13 +92,13 @@ impl Found {
         self.name == AHEAD
     }
 
-    fn rank(&self) -> (u8, i64) {
+    fn rank(&self) -> (u8, &str, &str) {
         let group = match self.state {
             State::Complete(_) => 0,
             State::Broken(_) => 1,
             State::Partial { .. } => 2,
         };
-        (group, self.created().unwrap_or(0))
+        (group, self.created(), &self.name)
     }
 
     /// Keeps it from being removed as long as the file is held.
@@ -118,7 +118,7 @@ fn look_at(dir: PathBuf, name: String) -> Option<Found> {
         return None;
     } else {
         match Manifest::open(&dir) {
-            Ok(manifest) if seconds(&manifest.header().created).is_none() => State::Broken(format!(
+            Ok(manifest) if !is_time(&manifest.header().created) => State::Broken(format!(
                 "cannot use {}: {:?} is no time",
                 dir.join(MANIFEST).display(),
                 manifest.header().created
@@ -199,6 +199,9 @@ fn is_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._+-".contains(c))
 }
 
-fn seconds(time: &str) -> Option<i64> {
-    time.parse::<jiff::Timestamp>().ok().map(|time| time.as_second())
+/// A time as manifests have it, `2026-01-01T00:00:00Z`: such times can be compared as texts.
+fn is_time(text: &str) -> bool {
+    let form = "0000-00-00T00:00:00Z";
+    let fits = |(a, b): (u8, u8)| if b == b'0' { a.is_ascii_digit() } else { a == b };
+    text.len() == form.len() && text.bytes().zip(form.bytes()).all(fits)
 }

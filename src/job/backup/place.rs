@@ -360,7 +360,8 @@ const TRIAL: &str = ".wemixvisor-trial-";
 /// Whether a file can be cloned, else linked, from one directory to another.
 pub fn trial(from: &Path, to: &Path) -> Result<Option<How>> {
     let name = format!("{TRIAL}{}", std::process::id());
-    let (source, target) = (from.join(&name), to.join(&name));
+    // The two directories may be one.
+    let (source, target) = (from.join(&name), to.join(format!("{name}-2")));
     let clear = || [&source, &target].into_iter().for_each(|path| drop(fs::remove_file(path)));
     clear();
     let tried = (|| {

@@ -16,7 +16,7 @@ use crate::config::{Config, show_size};
 use crate::error::{OnFile, Result};
 use crate::home::Home;
 use crate::job::{durable, look};
-use crate::journal::unix_now;
+use crate::journal::{rfc3339, unix_now};
 use crate::schedule::{Entry, Known, Schedule, Standing};
 
 /// What the half-made backup of what a restore replaces begins with: it is part of the restore while that is not finished.
@@ -75,10 +75,9 @@ pub fn prune(home: &Home, spec: &Spec, limits: &Limits, protect: Option<&str>) -
     let meant = |found: &&Found| found.header().is_some_and(|header| limits.all || header.id.is_some());
     let meant: Vec<&Found> = all.iter().filter(meant).collect();
     let surplus = limits.keep.map_or(0, |keep| meant.len().saturating_sub(usize::try_from(keep).unwrap_or(usize::MAX)));
-    let now = i64::try_from(unix_now()).unwrap_or(i64::MAX);
+    let oldest = limits.max_age.map(|age| rfc3339(unix_now().saturating_sub(age.as_secs())));
     for (at, found) in meant.into_iter().enumerate() {
-        let age = now.saturating_sub(found.created().unwrap_or(now));
-        let old = limits.max_age.is_some_and(|most| u64::try_from(age).is_ok_and(|age| age > most.as_secs()));
+        let old = oldest.as_deref().is_some_and(|oldest| found.created() < oldest);
         let unwanted = at < surplus || old || crowded(found, limits.min_free)?;
         if !unwanted || protect == Some(found.name.as_str()) {
             continue;
@@ -132,4 +131,42 @@ fn remove(found: &Found) -> Result<bool> {
     remove_tree(at.as_fd(), &c_name(hidden.as_ref())?).on("remove", &place.join(&hidden))?;
     durable::sync_dir(place)?;
     Ok(true)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::BackupMode;
+
+    #[test]
+    fn when_room_is_short_the_oldest_made_by_upgrades_go_first_and_one_under_way_stays() {
+        let root = std::env::temp_dir().join(format!("wemixvisor-prune-{}", std::process::id()));
+        let home = Home::new(root.join("home"), "node");
+        let spec = Spec {
+            data_dir: root.join("data"),
+            backup_dir: root.join("backups"),
+            mode: BackupMode::Auto,
+            ancient: None,
+        };
+        fs::create_dir_all(home.dir()).unwrap();
+        for (name, id, day) in [("b", "\"2\"", 2), ("a", "\"3\"", 3), ("manual", "null", 1), ("c", "\"1\"", 1)] {
+            let dir = spec.backup_dir.join(name);
+            fs::create_dir_all(dir.join("data")).unwrap();
+            let text = format!(
+                "{{\"version\":1,\"id\":{id},\"upgrade\":\"v2\",\"created\":\"2026-01-0{day}T00:00:00Z\",\"head\":1,\"release\":null,\"mode\":\"copy\",\"files\":[\n],\"count\":0,\"bytes\":0}}\n"
+            );
+            fs::write(dir.join("manifest.json"), text).unwrap();
+        }
+        let names = |limits: Limits, protect| -> Vec<String> {
+            prune(&home, &spec, &limits, protect).unwrap().into_iter().map(|one| one.name).collect()
+        };
+        assert_eq!(names(Limits { min_free: Some(0), ..Limits::default() }, None), Vec::<String>::new());
+        assert_eq!(names(Limits { min_free: Some(u64::MAX), ..Limits::default() }, Some("b")), ["c", "a"]);
+        assert!(spec.backup_dir.join("b/manifest.json").is_file());
+        assert_eq!(fs::read_dir(&spec.backup_dir).unwrap().count(), 2);
+        fs::remove_dir_all(&root).unwrap();
+    }
 }

@@ -391,6 +391,12 @@ fn a_restore_puts_the_backup_in_the_data_s_place_and_keeps_what_was_there() {
         let before = photograph(&world.spec.data_dir);
         let displaced = put_back(&world, &name, "r-1");
         restored(&world, &name, &before);
+        let inode = |dir: &Path, file: &str| fs::metadata(dir.join("geth/chaindata").join(file)).unwrap().ino();
+        let backup = world.backup(&name).join("data");
+        let linked = world.how(&name, "geth/chaindata/000001.ldb") == Some(How::Link);
+        for (file, shared) in [("000001.ldb", linked), ("CURRENT", false)] {
+            assert_eq!(inode(&world.spec.data_dir, file) == inode(&backup, file), shared, "{file}");
+        }
         assert_eq!(put_back(&world, &name, "r-1"), displaced, "the same restore is not done twice");
         restored(&world, &name, &before);
         put_back(&world, &displaced, "r-2");
@@ -532,4 +538,130 @@ fn a_restore_that_was_killed_anywhere_is_finished_by_the_next_try() {
             }
         }
     }
+}
+
+/// A world whose data directory is a file system of its own, when this machine lets us mount one.
+struct Mounted(World);
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0.spec.data_dir).status();
+    }
+}
+
+impl std::ops::Deref for Mounted {
+    type Target = World;
+    fn deref(&self) -> &World {
+        &self.0
+    }
+}
+
+fn run(program: &str, args: &[&std::ffi::OsStr]) -> bool {
+    std::process::Command::new(program).args(args).output().is_ok_and(|output| output.status.success())
+}
+
+fn mounted(kind: &str) -> Option<Mounted> {
+    let world = World::new();
+    fs::create_dir_all(&world.spec.data_dir).unwrap();
+    let at = world.spec.data_dir.as_os_str();
+    let done = if kind == "tmpfs" {
+        run("mount", &["-t".as_ref(), "tmpfs".as_ref(), "-o".as_ref(), "size=64m".as_ref(), "none".as_ref(), at])
+    } else {
+        let image = world.root.join("image");
+        File::create(&image).unwrap().set_len(400 << 20).unwrap();
+        run(&format!("mkfs.{kind}"), &[image.as_os_str()])
+            && run("mount", &["-o".as_ref(), "loop".as_ref(), image.as_os_str(), at])
+    };
+    if !done {
+        eprintln!("skipped: {kind} cannot be mounted here");
+        return None;
+    }
+    Some(Mounted(World { root: world.root.clone(), home: world.home.clone(), spec: world.spec.clone() }.with_node()))
+        .inspect(|_| std::mem::forget(world))
+}
+
+#[test]
+fn data_on_a_file_system_of_its_own_keep_their_backups_there() {
+    for (kind, how) in [("tmpfs", How::Link), ("ext4", How::Link), ("xfs", How::Reflink), ("btrfs", How::Reflink)] {
+        let Some(mut world) = mounted(kind) else { continue };
+        let forecast = forecast(&world.home, &world.spec).unwrap();
+        let inside = world.data(".wemixvisor-backups");
+        assert_eq!((forecast.place, forecast.how), (inside.clone(), how), "{kind}");
+        world.0.spec.mode = BackupMode::Snapshot;
+        let name = world.create();
+        assert_eq!(listed(&inside), [name.as_str()]);
+        let copied = entries(&inside.join(&name)).iter().any(|entry| entry.how == How::Copy);
+        assert_eq!(copied, how == How::Link, "{kind}");
+        assert_eq!(photograph(&inside.join(&name).join("data")), of_backup(&world.spec.data_dir));
+        // An exchange changes the time of a directory on XFS.
+        let data = || {
+            let mut all = of_backup(&world.spec.data_dir);
+            all.retain(|line| !line.starts_with("geth 4") && !line.starts_with("keystore 4"));
+            all
+        };
+        let old = data();
+        go_on(&world);
+        let displaced = put_back(&world, &name, "r-1");
+        assert_eq!(data(), old, "{kind}");
+        assert!(inside.join(&displaced).join("data/only-now/file").exists());
+        assert_eq!(listed(&inside).len(), 2);
+        // A backup that lies elsewhere is put back by copies.
+        let spec = Spec { mode: BackupMode::Copy, ..world.spec.clone() };
+        let about = About { id: None, upgrade: "manual".into(), head: None, release: None };
+        let copy = create(&world.home, &spec, &about, &mut |_| ()).unwrap();
+        assert!(world.backup(&copy).exists());
+        go_on(&world);
+        put_back(&world, &copy, "r-2");
+        assert_eq!(data(), old, "{kind}");
+    }
+}
+
+#[test]
+fn a_backup_without_room_says_what_it_needs_and_gives_back_what_it_took() {
+    let Some(mut world) = mounted("tmpfs") else { return };
+    let file = File::create(world.data("geth/wal.log")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &vec![1; 40 << 20], 0).unwrap();
+    let error = forecast(&world.home, &world.spec).unwrap_err().message;
+    assert!(error.contains("needs 56MiB") && error.contains("make room"), "{error}");
+    let error = create(
+        &world.home,
+        &world.spec,
+        &About { id: None, upgrade: "x".into(), head: None, release: None },
+        &mut |_| (),
+    );
+    assert!(error.unwrap_err().message.contains("wal.log"));
+    assert_eq!(listed(&world.data(".wemixvisor-backups")), [""; 0]);
+    drop(file);
+    // Holes need none.
+    let sparse = File::create(world.data("geth/wal.log")).unwrap();
+    sparse.set_len(10 << 30).unwrap();
+    let found = forecast(&world.home, &world.spec).unwrap();
+    assert!(found.to_copy < 1 << 20 && found.bytes > 10 << 30, "{found:?}");
+    world.0.spec.mode = BackupMode::Snapshot;
+    world.create();
+}
+
+#[test]
+fn a_file_system_mounted_inside_the_data_is_not_torn_out() {
+    let world = World::new().with_node();
+    let inner = world.data("geth/chaindata/ancient");
+    let name = world.create();
+    let before = photograph(&world.spec.data_dir);
+    if !run("mount", &["--bind".as_ref(), inner.as_os_str(), inner.as_os_str()]) {
+        eprintln!("skipped: nothing can be mounted here");
+        return;
+    }
+    let refused = restore(&world.home, &world.spec, &name, "r-1", &mut |_| ());
+    let again = create(
+        &world.home,
+        &world.spec,
+        &About { id: None, upgrade: "x".into(), head: None, release: None },
+        &mut |_| (),
+    );
+    assert!(run("umount", &[inner.as_os_str()]));
+    assert!(refused.unwrap_err().message.contains("file system of its own"));
+    assert_eq!(photograph(&world.spec.data_dir), before);
+    assert!(!restore_pending(&world.home));
+    assert_eq!(photograph(&world.backup(&again.unwrap()).join("data")), of_backup(&world.spec.data_dir));
+    assert_eq!(world.names().len(), 2);
 }

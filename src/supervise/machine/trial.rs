@@ -164,15 +164,19 @@ impl Machine {
         if self.age() < self.config.trial_time {
             return false;
         }
-        let never_answered = self.known.head.is_none() && self.life.answered.is_none();
         let head_is_good =
             self.life.head.is_some_and(|head| head > 0 && journal.head.is_none_or(|stopped| head >= stopped));
         let answers = self.life.identity.is_some() && self.life.silent_since.is_none() && head_is_good;
-        never_answered || answers
+        self.never_answered(journal) || answers
+    }
+
+    /// Whether no RPC ever answered at this home. The journal remembers a head also when state.json was lost with the power.
+    fn never_answered(&self, journal: &Journal) -> bool {
+        journal.head.is_none() && self.known.head.is_none() && self.life.answered.is_none()
     }
 
     fn commits(&self, journal: &Journal) -> bool {
-        if self.known.head.is_none() && self.life.answered.is_none() {
+        if self.never_answered(journal) {
             return true;
         }
         let base = journal.head.or(self.life.first_head);
