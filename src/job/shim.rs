@@ -276,8 +276,12 @@ fn guard(home: &Home, data_dir: &Path) -> Result<()> {
     if known.head.as_ref().is_none_or(|head| head.number == 0) {
         return Ok(());
     }
-    let empty = fs::read_dir(data_dir)
-        .map_or(true, |mut entries| !entries.any(|e| e.is_ok_and(|e| !look::is_ours_in_data(&e.path()))));
+    let empty = match fs::read_dir(data_dir) {
+        Ok(mut entries) => !entries.any(|e| e.is_ok_and(|e| !look::is_ours_in_data(&e.path()))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
+        // What cannot be read for once is not empty.
+        Err(e) => return Err(e).on("read", data_dir),
+    };
     match known.head {
         Some(head) if head.number > 0 && empty => Err(Error::refused(format!(
             "{} is empty, but this node was at block {}: is its disk not mounted? (if it is meant to be empty: --set allow_empty_data=true)",

@@ -40,7 +40,8 @@ pub struct Fault {
 
 /// Which processes of which course are looked at.
 pub fn targets() -> Vec<(Course, &'static str, usize)> {
-    let ends: &[(&[&str], &str)] = &[(&["committed"], "v2"), (&["failed"], "v1"), (&["reverted"], "v1")];
+    let ends: &[(&[&str], &str)] =
+        &[(&["committed"], "v2"), (&["failed"], "v1"), (&["reverted"], "v1"), (&["failed", "committed"], "v2")];
     let lenient = |course: Course| Course { ends, patience: 2 * PATIENCE, ..course };
     let of = |course: Course, who: &[(&'static str, usize)]| {
         who.iter().map(|(who, nth)| (lenient(course.clone()), *who, *nth)).collect::<Vec<_>>()
@@ -153,7 +154,9 @@ pub fn run(course: &Course, fault: &Fault) -> Run {
     let log = home.log();
     let told: Vec<&str> = log.lines().filter(|line| WORDS.iter().any(|word| line.contains(word))).collect();
     let place = home.dir.to_str().unwrap();
-    for line in told.iter().filter(|line| !line.contains(place)) {
+    // What a backup holds goes by the backup's name.
+    let named = |line: &str| [place, "/proc/", "backup v2-"].iter().any(|name| line.contains(name));
+    for line in told.iter().filter(|line| !named(line)) {
         violations.insert(format!("no file is named: {line}"));
     }
     if told.is_empty()

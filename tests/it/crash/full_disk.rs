@@ -79,7 +79,8 @@ fn run(course: &Course, who: &str, nth: usize, pages: u64) -> Run {
     let bad = results(&home) != ["committed"];
     violations.extend(watch.finish(&mut visor, true));
     let log = home.log();
-    let told: Vec<&str> = log.lines().filter(|line| line.contains("No space left")).collect();
+    let told: Vec<&str> =
+        log.lines().filter(|line| line.contains("No space left") || line.contains("make room")).collect();
     if bad && course.name == "forward" && told.is_empty() {
         violations.push("nobody was told why".to_owned());
     }
