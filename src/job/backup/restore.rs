@@ -207,9 +207,10 @@ fn unchanged(backup: &Path, name: &str) -> Result<u64> {
         }
         let there = match statat(&data, file, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(there) => there,
-            Err(e) => {
-                return Err(Error::failed(format!("backup {name} cannot be restored: {} is gone ({e})", entry.path)));
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                return Err(Error::failed(format!("backup {name} cannot be restored: {} is gone", entry.path)));
             }
+            Err(e) => return Err(e).on("read", &backup.join("data").join(file)),
         };
         let resized = u64::try_from(there.st_size) != Ok(entry.size);
         // A node that wrote to a linked file wrote to the backup.

@@ -877,7 +877,7 @@ struct Sim {
 
 /// Whether a step changes link or data, so that no node may be started meanwhile.
 fn moves(step: &Step) -> bool {
-    matches!(step, Step::Backup(_) | Step::Switch | Step::Restore | Step::Back)
+    matches!(step, Step::Backup(_) | Step::Switch | Step::Restore | Step::Back { .. })
 }
 
 impl World {
@@ -955,7 +955,7 @@ impl World {
                     if let Step::Switch | Step::Backup(_) | Step::Restore = **step {
                         assert!(self.node.is_none(), "the link moves under a node");
                     }
-                    if let Step::Back = **step {
+                    if let Step::Back { .. } = **step {
                         let there = self.current == "genesis";
                         assert!(self.node.is_none() || there, "the link moves back under a node");
                     }
@@ -1012,9 +1012,9 @@ impl World {
                     journal.stage = if hooks == 0 { Stage::Switch } else { Stage::Hook };
                 }
             }
-            Step::Hooked { .. } => {
+            Step::Hooked { hook, .. } => {
                 let journal = self.journal.as_mut().ok_or("no journal")?;
-                if journal.stage == Stage::Hook {
+                if journal.stage == Stage::Hook && journal.hooks.first() == Some(hook) {
                     journal.hooks.remove(0);
                     journal.attempt = 0;
                     journal.stage = if journal.hooks.is_empty() { Stage::Switch } else { Stage::Hook };
@@ -1054,13 +1054,16 @@ impl World {
                 };
                 journal.back.get_or_insert((*outcome, reason.clone()));
             }
-            Step::Back if self.journal.as_ref().is_some_and(|j| j.stage == Stage::Back && j.way_back().is_some()) => {
+            Step::Back { stage } if self.journal.as_ref().is_some_and(|j| j.stage != *stage) => {}
+            Step::Back { .. }
+                if self.journal.as_ref().is_some_and(|j| j.stage == Stage::Back && j.way_back().is_some()) =>
+            {
                 self.current = "genesis";
                 let journal = self.journal.as_mut().ok_or("no journal")?;
                 journal.stage = Stage::Return;
                 journal.starts = 0;
             }
-            Step::Back => {
+            Step::Back { .. } => {
                 let outcome =
                     self.journal.as_ref().and_then(|j| j.back.clone()).map_or(Outcome::Failed, |(outcome, _)| outcome);
                 self.current = "genesis";
