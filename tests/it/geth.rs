@@ -384,7 +384,7 @@ fn a_snapshot_stays_and_can_be_run_on(engine: &str, immutable: &str) {
     let mut visor = geth.supervise_with(&[], &engine);
     geth.until_version(1);
     let loaded = home.log();
-    let loaded = loaded.lines().filter(|line| line.contains("Loaded most recent local block")).next_back().unwrap();
+    let loaded = loaded.lines().rfind(|line| line.contains("Loaded most recent local block")).unwrap();
     let number = loaded.split("number=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
     assert_eq!(number.replace(',', "").parse::<u64>().unwrap(), head, "{loaded}");
     geth.until_head(head + 2);
