@@ -156,7 +156,18 @@ fn node_command(
     };
     if !node.allow_empty_data {
         let data_dir = node.data_dir.clone().or_else(|| node_args::data_dir(&final_args));
-        guard(home, &data_dir.unwrap_or_else(|| home.data())).map_err(not_started)?;
+        let data_dir = data_dir.unwrap_or_else(|| home.data());
+        if let Err(e) = guard(home, &data_dir) {
+            // A new release that looks for the data elsewhere than the old one did has failed; anybody else waits for a disk.
+            let trial = look::read_journal(home).ok().flatten().filter(|j| j.stage == Stage::Trial && j.to == release);
+            let elsewhere = |spec: backup::Spec| std::path::absolute(&data_dir).is_ok_and(|dir| dir != spec.data_dir);
+            if !trial.and_then(|journal| journal.data).is_some_and(elsewhere) {
+                return Err(not_started(e));
+            }
+            let starts = count_start(home, &release).unwrap_or(0);
+            tell(report, Note::Recorded(Recorded { release, args: final_args, starts }));
+            return Err(Box::new(Note::NotExecuted(e.message)));
+        }
     }
     redirect_output(home, node).map_err(not_started)?;
     // A start that cannot be put on record is still a start: a disk that is full must not cost the node.
@@ -243,6 +254,17 @@ pub fn write_record(mut lock: &File, path: &Path, record: &Record, sync: bool) -
     let len = text.len() as u64;
     lock.rewind().and_then(|()| lock.write_all(text.as_bytes())).and_then(|()| lock.set_len(len)).on("write", path)?;
     if sync { lock.sync_data().on("sync", path) } else { Ok(()) }
+}
+
+/// Says of the last end that it tells nothing of what may have been signed: a validator is then held longer. Only told where
+/// there is a record, and not worth a step that fails.
+pub fn mark_record(home: &Home, lock: &File, ended: &str) {
+    if let Some(record) = read_record(home) {
+        let record = Record { ended: Some(ended.to_owned()), ..record };
+        if let Err(e) = write_record(lock, &home.data_lock(), &record, true) {
+            super::say(&Line::Note(Note::Warning(e.message)));
+        }
+    }
 }
 
 fn record(lock: &File, home: &Home, release: &Release, args: &[String], death_signal: bool) -> Result<()> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::shim::open_lock;
+use super::shim::{self, open_lock};
 use super::{Line, Note, backup, check, durable, look, say};
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Name, Release};
@@ -143,7 +143,9 @@ pub fn carry_out(home: &Home, step: Step) -> Result<Option<Journal>> {
                 Stage::Restore | Stage::Back => return Ok(Some(journal)),
                 Stage::Stop | Stage::Hook | Stage::Switch | Stage::Trial => {
                     // A hook may have changed what the old release is to run on; the new one shows it by the old one's end.
-                    let at_once = journal.before_switch() && journal.way_back().is_some();
+                    let head = look::read_known(home).head.map(|head| head.number);
+                    let newer = head.is_some() && head > journal.head;
+                    let at_once = journal.before_switch() && journal.way_back().is_some() && !newer;
                     journal.stage = if at_once { Stage::Restore } else { Stage::Back };
                     journal.back = Some((outcome, reason));
                     // The history line without a digest holds nothing against the plan.
@@ -156,6 +158,9 @@ pub fn carry_out(home: &Home, step: Step) -> Result<Option<Journal>> {
         Step::Restore => restore(home, journal),
         Step::Forgo { reason } => {
             let mut journal = under_way(journal)?;
+            if backup::restore_pending(home) {
+                return Err(Error::refused("the exchange of the data has begun and must be ended"));
+            }
             if journal.stage == Stage::Restore {
                 journal.stage = Stage::Back;
                 journal.touched = false;
@@ -278,7 +283,8 @@ fn switch(home: &Home, mut journal: Journal) -> Result<Journal> {
 
 /// Brings the data back, or ends what an interrupted `backup restore` began.
 fn restore(home: &Home, journal: Option<Journal>) -> Result<Option<Journal>> {
-    let _held = hold_data(home)?;
+    let held = hold_data(home)?;
+    shim::mark_record(home, &held, "its data went back");
     let Some(mut journal) = journal.filter(|j| j.stage == Stage::Restore) else {
         return backup::finish_restore(home).and_then(|()| look::read_journal(home));
     };
@@ -300,7 +306,8 @@ fn back(home: &Home, mut journal: Journal) -> Result<Option<Journal>> {
         if !is_runnable(home, &journal.from) {
             return Err(Error::failed(format!("{} is gone: put it back", home.binary(&journal.from).display())));
         }
-        let _held = hold_data(home)?;
+        let held = hold_data(home)?;
+        shim::mark_record(home, &held, "its release went back");
         durable::replace_link(&home.current(), &journal.from.target(), home.owner().on("read", home.root())?)?;
     }
     if journal.stage == Stage::Back && journal.way_back().is_some() {

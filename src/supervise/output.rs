@@ -6,13 +6,16 @@ use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd};
 
 /// How much is read in one turn of the loop.
-const READ_MAX: usize = 64 << 10;
+const READ_MAX: usize = 16 << 10;
 
 /// The longest line that is shown whole.
 const LINE_MAX: usize = 1000;
 
 /// How much of one run of a hook goes to the log.
 const LOG_MAX: u64 = 256 << 10;
+
+/// What a line costs besides its own length: its time stamp, and the work of writing it.
+const LINE_COST: u64 = 80;
 
 /// The output of a hook.
 pub struct Output {
@@ -85,7 +88,7 @@ impl Output {
     fn finish_line(&mut self, show: &mut dyn FnMut(&str)) {
         let cut = std::mem::take(&mut self.cut);
         if self.logged < LOG_MAX {
-            self.logged += self.line.len() as u64 + 1;
+            self.logged += self.line.len() as u64 + LINE_COST;
             self.left_out += cut;
             let more = if cut > 0 { format!("… ({cut} bytes more)") } else { String::new() };
             show(&format!("{}{more}", decoded(&self.line)));
@@ -118,7 +121,7 @@ mod tests {
         let mut output = Output::new(File::from(OwnedFd::from(read)));
         let mut lines = Vec::new();
         let mut show = |line: &str| lines.push(line.to_owned());
-        for part in parts {
+        for part in parts.iter().flat_map(|part| part.chunks(READ_MAX)) {
             write.write_all(part).unwrap();
             output.take(&mut show);
         }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify::{self, CreateFlags, WatchFlags};
-use rustix::process::{Signal, WaitOptions, WaitStatus};
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
 
 use super::child::Child;
 use super::control::{Control, Happening};
@@ -130,12 +130,7 @@ impl Reactor {
                 return Some(leave);
             }
         }
-        loop {
-            // What a hook leaves in its group ends with it: told while its leader is not reaped, so the group is still its own.
-            if let Some(hook) = self.children.get(&Role::Hook).filter(|hook| hook.has_ended()) {
-                hook.signal_group(Signal::TERM);
-            }
-            let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) else { break };
+        while let Some((pid, status)) = self.reap() {
             // A process that is not ours is an orphan that was left to us as process 1: it is reaped, that is all.
             let Some(role) = self.children.iter().find(|(_, child)| child.pid() == pid).map(|(role, _)| *role) else {
                 continue;
@@ -173,6 +168,23 @@ impl Reactor {
             self.control.accept(now);
         }
         self.feed(Event::Tick)
+    }
+
+    /// Buries one child that has ended. What a hook leaves in its group is told to end while its leader is not reaped, for so
+    /// long the group is its own; so as long as one runs, only the others are looked for by name.
+    fn reap(&self) -> Option<(Pid, WaitStatus)> {
+        match self.children.get(&Role::Hook) {
+            Some(hook) if !hook.has_ended() => {
+                let others = self.children.values().map(Child::pid).filter(|pid| *pid != hook.pid());
+                others.into_iter().find_map(|pid| waitpid(Some(pid), WaitOptions::NOHANG).ok().flatten())
+            }
+            hook => {
+                if let Some(hook) = hook {
+                    hook.signal_group(Signal::TERM);
+                }
+                rustix::process::wait(WaitOptions::NOHANG).ok().flatten()
+            }
+        }
     }
 
     /// What a child reported.

@@ -69,7 +69,9 @@ impl Machine {
                 say(out, Level::Warn, format!("what was known of the node is lost: {why}"));
             }
             let clean = |record: &Record| record.ended.as_deref() == Some("exit status 0");
-            self.last_end = survey.record.as_ref().map(|record| (self.now, clean(record)));
+            // A node that had blocks and whose end is not on record may have ended in any way.
+            let ran = survey.record.is_some() || survey.known.head.is_some();
+            self.last_end = ran.then(|| (self.now, survey.record.as_ref().is_some_and(clean)));
             match &survey.journal {
                 Ok(journal) => self.journal.clone_from(journal),
                 Err(why) => return self.fail(Code::Refused, why.clone(), out),

@@ -162,7 +162,7 @@ impl Machine {
     }
 
     pub(super) fn cleared(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
-        let State::Clearing { then, kill, .. } = self.state.clone() else { return };
+        let State::Clearing { then, kill, ended } = self.state.clone() else { return };
         self.sample_at = None;
         if let Err(why) = result {
             if !kill {
@@ -172,6 +172,11 @@ impl Machine {
             // With KILL it was ended to be started again; but never in the same turn, for starting may be what fails.
             self.clear_at = Some(self.now + Duration::from_millis(if kill { 50 } else { 1000 }));
             return;
+        }
+        // A node that another supervisor had started ended only now, and nobody saw how.
+        let seen = ended.is_some() || self.life.executed.is_some();
+        if !seen && (!self.holders.is_empty() || matches!(self.life.refusal, Some(Refusal::Busy(_)))) {
+            self.last_end = Some((self.now, false));
         }
         self.settle(then, out);
     }

@@ -83,17 +83,17 @@ impl Machine {
         let name = self.hook_name();
         if then != Then::Go {
             say(out, Level::Info, format!("{name} was interrupted ({exit}): it runs again at the next start"));
-            return self.clear(then, false, None, out);
+            return self.clear(then, self.hurry, None, out);
         }
         if self.cancel {
-            return self.clear(Then::Go, false, None, out);
+            return self.clear(Then::Go, self.hurry, None, out);
         }
         let attempt = self.journal.as_ref().map_or(0, |j| j.attempt);
         let said = words.map_or_else(String::new, |words| format!("; its last line: {words}"));
         match (self.hook_refusal.take(), told, exit) {
             (Some(Refusal::Busy(holders)), ..) => {
                 say(out, Level::Warn, format!("the data is still held by {}: waiting for its end", list(&holders)));
-                self.clear(Then::Go, false, None, out);
+                self.clear(Then::Go, self.hurry, None, out);
             }
             // What keeps it from being put on record is not its own fault.
             (Some(Refusal::Refused(why)), ..) => self.give_up(format!("{name} cannot be run: {why}"), true, out),
@@ -114,13 +114,15 @@ impl Machine {
                     format!("{name} asks to be run again: retry {attempt} of {most} in {}", show_duration(pause));
                 say(out, Level::Warn, text);
                 self.hook_after = Some(self.now + pause);
-                self.clear(Then::Go, false, None, out);
+                self.clear(Then::Go, self.hurry, None, out);
             }
             (None, None, Exit::Code(AGAIN)) => {
                 let text = format!("{name} failed: it asked to be run again {attempt} times{said}");
                 self.give_up(text, false, out);
             }
-            (None, None, exit @ (Exit::Code(_) | Exit::Signal(_) | Exit::NotStarted(_))) => {
+            // That no process can be made is not its own fault either.
+            (None, None, Exit::NotStarted(_)) => self.give_up(format!("{name} cannot be run: {exit}"), true, out),
+            (None, None, Exit::Code(_) | Exit::Signal(_)) => {
                 self.give_up(format!("{name} failed: {exit}{said}"), false, out);
             }
         }

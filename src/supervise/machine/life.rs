@@ -221,7 +221,7 @@ impl Machine {
             return;
         }
         self.decide_at = None;
-        let ended = Some(exit.to_string());
+        let ended = Some(format!("by itself: {exit}"));
         match self.journal.as_ref().map(|j| (j.stage, j.proven)) {
             Some((Stage::Stop | Stage::Hook | Stage::Switch | Stage::Restore | Stage::Back, _)) if !self.parked => {
                 return self.clear(Then::Go, false, ended, out);

@@ -365,8 +365,8 @@ pub struct Machine {
     /// How far the backup or restore under way is.
     progress: Option<Progress>,
     progress_said: Option<Now>,
-    /// How often the upgrade was put off because a step of it could not be done.
-    put_offs: u32,
+    /// The plan that was put off last because a step of it could not be done, and how often in a row.
+    put_off: (Option<String>, u32),
     /// An exchange of data and backup was interrupted: nobody may start before it is ended.
     restoring: bool,
     /// A step ended without a good word: what it left of the journal is to be read.
@@ -471,7 +471,7 @@ impl Machine {
             phases: Phases::default(),
             progress: None,
             progress_said: None,
-            put_offs: 0,
+            put_off: (None, 0),
             restoring: false,
             journal_unsure: false,
             head_changed: false,
@@ -561,7 +561,7 @@ impl Machine {
     pub fn wake_at(&self) -> Option<Now> {
         let pause = if let State::Backoff { until } | State::Held { until } = self.state { Some(until) } else { None };
         let stage = self.next_stage_try();
-        let retry = self.step_retry.as_ref().map(|(at, _)| *at);
+        let retry = self.step_retry.as_ref().filter(|_| self.may_retry()).map(|(at, _)| *at);
         [
             pause,
             stage,
@@ -583,14 +583,19 @@ impl Machine {
         .min()
     }
 
+    /// Whether a step that failed may be tried again now: beside a node that runs, or with none. In between others write
+    /// the journal.
+    fn may_retry(&self) -> bool {
+        self.step.is_none() && matches!(self.state, State::Up | State::Working { .. })
+    }
+
     fn due(&self, at: Option<Now>) -> bool {
         at.is_some_and(|at| self.now >= at)
     }
 
     fn tick(&mut self, out: &mut Vec<Effect>) {
         match self.state {
-            State::Backoff { until } if self.now >= until => self.go(out),
-            State::Held { until } if self.now >= until => self.launch(out),
+            State::Backoff { until } | State::Held { until } if self.now >= until => self.go(out),
             State::Boot
             | State::Starting
             | State::Up
@@ -635,7 +640,7 @@ impl Machine {
         }
         if let Some((at, step)) = self.step_retry.clone()
             && self.now >= at
-            && self.step.is_none()
+            && self.may_retry()
         {
             self.step_retry = None;
             self.start_step(step, out);

@@ -17,7 +17,7 @@ use crate::schedule::{Entry, Found, Known, Schedule, Standing};
 
 /// How long a check of a release may take: its binary has 5 s to tell its version, but all of the data is looked through for
 /// the room that a backup needs.
-const STAGE_TIME: Duration = Duration::from_mins(10);
+const STAGE_TIME: Duration = Duration::from_hours(1);
 
 /// The first pause before a release that is not fit to run is looked at again, and the longest.
 pub(super) const STAGE_PAUSE: Duration = Duration::from_secs(5);
@@ -173,7 +173,7 @@ impl Machine {
             Ok(_) => return,
             Err(why) => {
                 say(out, Level::Warn, format!("cannot check release {release}: {why}"));
-                self.stage_tries.insert(release, (1, self.now + STAGE_PAUSE));
+                self.stage_again(release);
                 return self.decide(out);
             }
         };
@@ -194,12 +194,10 @@ impl Machine {
                 self.stage_tries.remove(&release);
             }
             Some(problem) => {
-                let tries = self.stage_tries.get(&release).map_or(0, |(tries, _)| *tries);
-                let pause = STAGE_PAUSE.saturating_mul(1 << tries.min(10)).min(STAGE_PAUSE_MAX);
                 if self.staged.get(&release).is_none_or(|before| before.problem() != Some(problem)) {
                     say(out, Level::Warn, format!("release {release} is not ready: {problem}"));
                 }
-                self.stage_tries.insert(release.clone(), (tries + 1, self.now + pause));
+                self.stage_again(release.clone());
             }
         }
         self.staged.insert(release, staged);
@@ -208,6 +206,13 @@ impl Machine {
         self.consider_ahead(out);
         self.decide(out);
         self.after_up(out);
+    }
+
+    /// Looks at a release again after a pause that grows.
+    fn stage_again(&mut self, release: Release) {
+        let tries = self.stage_tries.get(&release).map_or(0, |(tries, _)| *tries);
+        let pause = STAGE_PAUSE.saturating_mul(1 << tries.min(10)).min(STAGE_PAUSE_MAX);
+        self.stage_tries.insert(release, (tries + 1, self.now + pause));
     }
 
     pub(super) fn fit(&self, release: &Release) -> Fit {

@@ -167,6 +167,12 @@ impl Machine {
                 self.wishes.push((client, Wish::Stepped));
                 self.interrupt(out);
                 self.end_hook("the upgrade was withdrawn", out);
+                let pausing = matches!(self.state, State::Backoff { .. } | State::Working { then: Then::Go });
+                if pausing && self.step.is_none() && self.journal.is_some() {
+                    self.step_retry = None;
+                    self.hook_after = None;
+                    self.go(out);
+                }
             }
         }
     }

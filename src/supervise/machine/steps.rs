@@ -10,6 +10,9 @@ const STEP_TRIES: u32 = 3;
 /// counts as failed.
 const PUT_OFFS: u32 = 3;
 
+/// How long a step may take that only writes some small files.
+const SHORT_STEP_TIME: Duration = Duration::from_mins(2);
+
 /// A step that fails after so long is not tried again at once.
 const LONG: Duration = Duration::from_secs(10);
 
@@ -19,6 +22,9 @@ impl Machine {
         // What was to be tried again either is this step, or is asked for anew once the journal is where this one leaves it.
         self.step_retry = None;
         self.step = Some(step.clone());
+        if !matches!(step, Step::Backup(_) | Step::Restore) {
+            self.late.insert(Role::Step, self.now + SHORT_STEP_TIME);
+        }
         out.push(Effect::Start(Role::Step, Job::Step(Box::new(step))));
     }
 
@@ -45,9 +51,14 @@ impl Machine {
     }
 
     pub(super) fn step_worked(&mut self, step: &Step, before: Option<Journal>, out: &mut Vec<Effect>) {
+        // There is a disk to write to again.
+        self.parked = false;
         match step {
             Step::Begin(begin) => {
                 self.begin_error = None;
+                if self.put_off.0 != begin.digest {
+                    self.put_off = (begin.digest.clone(), 0);
+                }
                 self.phases = Phases::default();
                 self.end_ahead(out);
                 self.stop_began = Some(self.now);
@@ -106,19 +117,21 @@ impl Machine {
             }
             Step::Commit => {
                 self.restarts = 0;
-                self.put_offs = 0;
+                self.put_off = (None, 0);
                 self.prune_at = Some(self.now);
                 if let Some(journal) = before {
                     let down = crate::config::show_duration(Duration::from_millis(journal.phases.total()));
                     say(out, Level::Info, format!("upgrade {} is committed downtime={down}", journal.name));
                 }
             }
-            Step::TurnBack { outcome, reason, .. } => {
+            Step::TurnBack { outcome, reason, put_off } => {
+                if !put_off {
+                    self.put_off = (None, 0);
+                }
                 let name = self.journal.as_ref().map_or_else(String::new, |j| j.name.to_string());
                 let level = if *outcome == Outcome::Cancelled { Level::Info } else { Level::Error };
                 say(out, level, format!("upgrade {name} is taken back: {reason}"));
                 self.cancel = false;
-                self.parked = false;
                 self.grant(Wish::Stepped, Reply::done(serde_json::json!({})), out);
             }
             Step::Undo { .. } => {
@@ -128,7 +141,6 @@ impl Machine {
             Step::Restore => {
                 self.restoring = false;
                 self.head_changed = true;
-                self.parked = false;
                 self.hold_longer();
                 match self.journal.as_ref().and_then(|j| Some((j.backup.clone()?, j.replaced.clone()?))) {
                     Some((name, replaced)) => {
@@ -144,7 +156,6 @@ impl Machine {
             Step::Forgo { reason } => say(out, Level::Error, format!("the data stays as it is: {reason}")),
             Step::Back { .. } => {
                 self.restarts = 0;
-                self.parked = false;
                 self.known.client_version = None;
                 self.hold_longer();
                 if let Some(journal) = before.filter(|j| j.stage == Stage::Back) {
@@ -257,9 +268,12 @@ impl Machine {
                 self.step_failures = 0;
                 self.start_step(Step::Forgo { reason: why }, out);
             }
-            Step::TurnBack { .. } | Step::Back { .. } if self.step_failures >= STEP_TRIES && self.consistent() => {
+            Step::TurnBack { .. } | Step::Back { .. } | Step::Forgo { .. }
+                if self.step_failures >= STEP_TRIES && !self.restoring && self.consistent() =>
+            {
                 // The link is where the journal has it: the node comes first, what is left is only to be written down.
                 self.parked = true;
+                self.grant(Wish::Stepped, Reply::error(Code::Failed, format!("{what}: {why}")), out);
                 self.step_failures = 0;
                 if self.journal.as_ref().is_some_and(|j| self.current.as_ref() == Some(&j.from)) {
                     self.step_retry = Some((self.now + Duration::from_secs(30), step));
@@ -282,7 +296,11 @@ impl Machine {
             }
             Step::Prove { .. } | Step::Commit => {
                 self.step_retry = Some((self.now + Duration::from_secs(10), step));
-                self.decide(out);
+                match self.state {
+                    // Bookkeeping keeps no node down.
+                    State::Working { then: Then::Go } => self.go(out),
+                    _ => self.decide(out),
+                }
             }
         }
     }
@@ -302,14 +320,14 @@ impl Machine {
         if !put_off {
             return Step::TurnBack { outcome, reason, put_off };
         }
-        self.put_offs += 1;
-        let pause = STAGE_PAUSE.saturating_mul(1 << self.put_offs.min(7)).min(STAGE_PAUSE_MAX);
+        self.put_off.1 += 1;
+        let pause = STAGE_PAUSE.saturating_mul(1 << self.put_off.1.min(7)).min(STAGE_PAUSE_MAX);
         self.begin_after = self.now + pause;
         // What stood in its way may be found by looking at the release again, the node running.
         if let Some(journal) = &self.journal {
             self.staged.remove(&journal.to);
         }
-        let last = self.put_offs >= PUT_OFFS;
+        let last = self.put_off.1 >= PUT_OFFS;
         let reason =
             if last { format!("{reason}; given up after {PUT_OFFS} tries") } else { format!("put off: {reason}") };
         Step::TurnBack { outcome, reason, put_off: !last }

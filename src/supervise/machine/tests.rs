@@ -609,6 +609,56 @@ fn a_validator_at_its_height_is_not_given_back_to_the_old_release() {
 }
 
 #[test]
+fn an_upgrade_after_one_that_could_not_be_taken_back_goes_its_whole_way() {
+    let mut drive = Drive::trial(&[("daemon_restart_backoff", "0"), ("daemon_trial_time", "1s")]);
+    for starts in 2..=3 {
+        drive = drive.all([Event::Ended(Exit::Code(1)), recorded("v2", starts), Event::Executed]);
+    }
+    drive = drive.all([Event::Ended(Exit::Code(1)), cleared()]);
+    let fails = || Event::Done(Role::Step, Err("No space left on device".to_owned()));
+    for _ in 0..3 {
+        drive = drive.all([fails()]).after(1);
+    }
+    drive = drive.all([recorded("v2", 4), Event::Executed, probed(99)]).after(2);
+    assert!(matches!(drive.machine.step, Some(Step::Prove { .. })), "{:?}", drive.machine.step);
+    let proven = Journal { proven: true, ..journal(Stage::Trial) };
+    drive = drive.all([stepped(Some(proven)), probed(200), stepped(None)]);
+    drive.plans = vec![plan("v3", 300)];
+    let look = surveyed(survey("v2", None, drive.plans.clone()));
+    drive = drive.all([look, Event::Done(Role::Stage, Ok(Report::Staged(fit("v3")))), probed(299)]);
+    assert!(matches!(drive.machine.step, Some(Step::Begin(_))), "{:?}", drive.machine.step);
+    let begun = Journal { to: release("v3"), ..journal(Stage::Stop) };
+    drive = drive.all([stepped(Some(begun)), Event::Ended(Exit::Code(0)), cleared()]);
+    assert!(matches!(drive.machine.step, Some(Step::Backup(_))), "{:?}", drive.machine.step);
+}
+
+#[test]
+fn a_validator_is_held_from_the_end_of_a_node_that_another_supervisor_left() {
+    let record = crate::journal::Record {
+        pid: 7,
+        start_time: 1,
+        boot_id: "b".to_owned(),
+        release: Release::Genesis,
+        args: Vec::new(),
+        started: 1,
+        death_signal: false,
+        ended: None,
+    };
+    let mut survey = survey("genesis", None, Vec::new());
+    survey.record = Some(record);
+    let mut drive = Drive::new(VALIDATOR).all([Event::Booted, surveyed(survey)]);
+    assert!(matches!(drive.machine.state, State::Held { .. }));
+    drive.now += Duration::from_mins(1);
+    assert!(short(&drive.feed(Event::Tick)).contains("launch"));
+    // The old node lives on and is only ended now.
+    drive.feed(Event::Note(Role::Node, Note::Busy(Vec::new())));
+    assert!(short(&drive.feed(Event::Ended(Exit::Code(1)))).contains("start:Clear"));
+    drive.now += Duration::from_mins(2);
+    assert!(!short(&drive.feed(cleared())).contains("launch"), "held from here on");
+    assert!(matches!(drive.machine.state, State::Held { until } if until == drive.now + Duration::from_mins(1)));
+}
+
+#[test]
 fn a_step_that_was_killed_after_its_write_is_known_from_what_it_wrote() {
     let mut drive = Drive::up(&[], Vec::new()).all([probed(99)]);
     drive.machine.current = Some(release("v2"));
