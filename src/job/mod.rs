@@ -12,6 +12,7 @@ pub mod rpc;
 pub mod shim;
 pub mod stage;
 pub mod step;
+pub mod tls;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
+use super::tls;
 use crate::config::Address;
 
 /// How long one call may take.
@@ -126,7 +127,7 @@ fn agent(url: &str) -> Result<ureq::Agent, Failure> {
     let tls = TlsConfig::builder()
         .provider(TlsProvider::Rustls)
         .root_certs(RootCerts::Specific(Arc::new(roots)))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .unversioned_rustls_crypto_provider(Arc::new(tls::provider()))
         .build();
     Ok(config.tls_config(tls).build().into())
 }

@@ -22,5 +22,6 @@ mod recovery;
 mod revert;
 mod rpc;
 mod support;
+mod tls;
 mod trial;
 mod upgrade;
