@@ -32,6 +32,7 @@ impl Machine {
             Ok(Report::Stepped(journal)) => {
                 let before = std::mem::replace(&mut self.journal, journal.map(|j| *j));
                 self.step_failures = 0;
+                self.journal_unsure = false;
                 // What follows is decided on what is read after this step.
                 if self.looking == Looking::No {
                     self.ask_look(out);
@@ -126,6 +127,7 @@ impl Machine {
             }
             Step::Restore => {
                 self.restoring = false;
+                self.head_changed = true;
                 self.parked = false;
                 self.hold_longer();
                 match self.journal.as_ref().and_then(|j| Some((j.backup.clone()?, j.replaced.clone()?))) {
@@ -195,6 +197,7 @@ impl Machine {
     pub(super) fn step_failed(&mut self, step: Step, why: String, out: &mut Vec<Effect>) {
         self.step_failures += 1;
         // It may have been done but for its last word: what is there now is read again.
+        self.journal_unsure = true;
         self.ask_look(out);
         if let Step::Switch = step {
             self.current = None;

@@ -609,6 +609,19 @@ fn a_validator_at_its_height_is_not_given_back_to_the_old_release() {
 }
 
 #[test]
+fn a_step_that_was_killed_after_its_write_is_known_from_what_it_wrote() {
+    let mut drive = Drive::up(&[], Vec::new()).all([probed(99)]);
+    drive.machine.current = Some(release("v2"));
+    let asked = drive.feed(Event::Asked(1, Request::Revert { to: Some(Release::Genesis) }));
+    assert_eq!(short(&asked), "step:Undo");
+    let effects = short(&drive.feed(Event::Done(Role::Step, Err("it was killed".to_owned()))));
+    assert!(effects.contains("reply") && effects.contains("start:Look"), "{effects}");
+    let back = Journal { back: Some((Outcome::Reverted, "x".to_owned())), ..journal(Stage::Back) };
+    let effects = short(&drive.feed(surveyed(survey("v2", Some(back), Vec::new()))));
+    assert!(effects.contains("TERM:Node"), "{effects}");
+}
+
+#[test]
 fn an_interrupted_restore_is_ended_before_anybody_starts() {
     let pending = Survey { restoring: true, ..survey("genesis", None, Vec::new()) };
     let mut drive = Drive::new(&[]).all([Event::Booted]);
