@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
+use super::course::{Course, forward, restoring, results};
 use super::strace::{Event, Traced, tracer};
-use super::{Course, End, PATIENCE, Run, Watch, forward, restoring, strace_is_missing};
+use super::watch::Watch;
+use super::{End, PATIENCE, Run, strace_is_missing};
 use crate::support::{Home, Visor, kill, until};
 
 /// The errors that a call can fail with, for those calls that files are reached by.
@@ -161,7 +163,7 @@ pub fn run(course: &Course, fault: &Fault) -> Run {
     }
     if told.is_empty()
         && !failed.is_empty()
-        && !super::results(&home).iter().all(|result| result == "committed")
+        && !results(&home).iter().all(|result| result == "committed")
         && course.name == "forward"
     {
         violations.insert("it was taken back, and nobody was told of the error".to_owned());
@@ -194,5 +196,5 @@ fn a_system_call_that_fails_once_costs_neither_the_node_nor_the_reason() {
     }
     order.sort_by_key(|(at, ..)| *at);
     let work = |(_, _, course, fault): &(u64, usize, Course, Fault)| run(course, fault);
-    super::try_all("calls that fail", &order, Duration::from_secs(40), work);
+    super::try_all("calls that fail", &order, Duration::from_secs(25), work);
 }

@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use super::course::{Course, Program, nodes, results};
 use super::faults::{caught, targets};
-use super::{Course, Dice, End, Program, Run, Watch, nodes, results, seed, strace_is_missing, try_all};
+use super::watch::Watch;
+use super::{Dice, End, Run, seed, strace_is_missing, try_all};
 use crate::support::{Home, mocknode};
 
 /// The size of the disk: some releases and a little more.
@@ -109,7 +111,7 @@ fn a_disk_that_is_full_at_any_step_costs_neither_the_node_nor_the_upgrade() {
         order.extend((0..8).map(|pages| (dice.roll(), course.clone(), who, nth, pages)));
     }
     order.sort_by_key(|(at, ..)| *at);
-    try_all("full disks", &order, Duration::from_secs(30), |(_, course, who, nth, pages)| {
+    try_all("full disks", &order, Duration::from_secs(15), |(_, course, who, nth, pages)| {
         run(course, who, *nth, *pages)
     });
 }
