@@ -8,7 +8,7 @@
 //!
 //! `cargo test` tries a sample with a seed that is printed; `WEMIXVISOR_SEED` repeats it, `WEMIXVISOR_CRASH=all` tries all.
 
-mod strace;
+pub mod strace;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
