@@ -4,13 +4,14 @@
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::{Context, answer, run};
+use super::{Context, answer, client};
 use crate::cli::Backup;
 use crate::config::show_size;
 use crate::error::{Code, Error, OnFile, Result};
@@ -19,7 +20,7 @@ use crate::job::backup::list::{self, Found, Held, State};
 use crate::job::backup::prune::{Limits, prune};
 use crate::job::backup::{self as store, About, Progress, Spec, export, verify};
 use crate::job::shim::{open_lock, read_record, with_node_args};
-use crate::job::{clear, look};
+use crate::job::{clear, durable, look};
 use crate::journal::unix_now;
 use crate::manifest::{Header, Mode};
 use crate::node_args;
@@ -74,21 +75,29 @@ fn spec(context: &Context) -> Result<Spec> {
 
 /// The locks of who works on the data of a stopped node; nobody starts while they are held.
 struct AtRest {
-    _supervisor: File,
+    _lock: File,
     _data: File,
 }
 
 fn at_rest(home: &Home) -> Result<AtRest> {
-    let supervisor = run::take_lock(home).map_err(|e| match e.code {
-        Code::Refused => Error::refused(format!("the node must be stopped (`wemixvisor stop`): {e}")),
-        Code::Failed | Code::Usage | Code::NotRunning | Code::Node => e,
-    })?;
+    let path = home.lock();
+    let mut options = File::options();
+    let lock = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path).on("open", &path)?;
+    durable::give(&path, home.owner().on("read", home.root())?)?;
+    // Shared: no supervisor can begin, and nobody takes us for one.
+    if lock.try_lock_shared().is_err() {
+        return Err(Error::refused(format!(
+            "{} is supervised, by pid {}: the node must be stopped, see `wemixvisor stop`",
+            home.root().display(),
+            client::supervisor(home).unwrap_or(0)
+        )));
+    }
     let data = open_lock(home)?;
     if data.try_lock().is_err() {
         let holders = clear::list(&clear::holders(home));
         return Err(Error::refused(format!("{holders} still holds the data: `wemixvisor stop` waits for its end")));
     }
-    Ok(AtRest { _supervisor: supervisor, _data: data })
+    Ok(AtRest { _lock: lock, _data: data })
 }
 
 /// An exchange of trees that was cut short is ended before anything else; that of an upgrade is its supervisor's to end.

@@ -12,31 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Home, kill, until, wemixvisor};
-
-/// Room of its own, which can be full.
-struct Disk(PathBuf);
-
-impl Disk {
-    /// None where nothing may be mounted.
-    fn new(home: &Home, name: &str, size: &str) -> Option<Disk> {
-        let dir = home.dir.join(name);
-        fs::create_dir_all(&dir).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(&dir).stderr(Stdio::null());
-        let mounted = mount.status().is_ok_and(|status| status.success());
-        if !mounted {
-            eprintln!("no mount here: this test sees nothing");
-        }
-        mounted.then_some(Disk(dir))
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-    }
-}
+use crate::support::{Home, kill, tmpfs, until, wemixvisor};
 
 /// What a test wants to be in a backup: path, content.
 type Content<'a> = &'a [(&'a str, &'a [u8])];
@@ -135,6 +111,11 @@ fn a_list_tells_of_each_backup_what_it_holds_and_what_only_it_holds() {
     // Of these the live side is gone, or is not the same any more.
     fs::remove_file(home.root().join("data/a.ldb")).unwrap();
     fs::write(home.root().join("data/e"), "new").unwrap();
+    // Where it lies makes no difference.
+    let inside = home.root().join("data/.wemixvisor-backups");
+    fs::create_dir(&inside).unwrap();
+    let (name, outside) = ("v2-20260101-000001", home.root().join("backups"));
+    fs::rename(outside.join(name), inside.join(name)).unwrap();
     let all = listed(&home);
     let told: Vec<(&str, u64, u64)> = all
         .iter()
@@ -527,7 +508,7 @@ fn progress_of_an_export_is_a_bar_on_a_terminal_and_a_line_now_and_then_elsewher
 #[test]
 fn a_full_disk_at_an_export_is_named_and_leaves_nothing() {
     let home = Home::new();
-    let Some(disk) = Disk::new(&home, "full", "64k") else { return };
+    let Some(disk) = tmpfs(&home.dir.join("full"), "64k") else { return };
     let name = "v2-20260101-000000";
     let noise: Vec<u8> = {
         let mut bytes = vec![0; 400 << 10];
@@ -607,17 +588,32 @@ fn prune_never_touches_an_upgrade_under_way_nor_what_somebody_works_on_nor_what_
     });
     fs::write(home.own("journal.json"), journal.to_string()).unwrap();
     fs::write(home.own("restore.json"), "{}").unwrap();
+    // What was copied beforehand waits for a plan as long as there is one.
+    fs::create_dir_all(backups.join(".partial-ahead/data")).unwrap();
+    home.plan("v9", 1000);
     let (one, other) = (lock(&backups.join(".partial-v6-1")), lock(&used));
     let removed = home.run(&["--json", "backup", "prune", "--keep", "0"]).code(0).json();
     let gone: Vec<&str> = removed["removed"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
     assert_eq!(gone, [".partial-removed-v0", ".partial-v5-1", "v1-1"]);
     assert_eq!(
         names(&home),
-        [".partial-before-restore-1", ".partial-link", ".partial-v6-1", "notes", "v2-1", "v3-1", "v4-1"]
+        [
+            ".partial-ahead",
+            ".partial-before-restore-1",
+            ".partial-link",
+            ".partial-v6-1",
+            "notes",
+            "v2-1",
+            "v3-1",
+            "v4-1"
+        ]
     );
     assert!(home.own("genesis/bin/node").is_file(), "no link is followed");
     drop((one, other));
     fs::remove_file(home.own("journal.json")).unwrap();
+    home.run(&["backup", "prune", "--keep", "9"]).code(0);
+    assert!(names(&home).contains(&".partial-ahead".to_owned()));
+    fs::remove_dir_all(home.root().join("data/upgrades")).unwrap();
     fs::remove_file(home.own("restore.json")).unwrap();
     home.run(&["backup", "prune", "--keep", "0"]).code(0);
     assert_eq!(names(&home), [".partial-link", "notes", "v4-1"]);
@@ -680,7 +676,7 @@ fn while_a_supervisor_runs_or_the_data_is_held_nothing_is_made_nor_put_back() {
     let mut visor = home.supervise(&[], &[]);
     visor.until_up();
     for args in [&["backup", "create"][..], &["backup", "restore", &name]] {
-        home.run(args).code(4).one_error(&format!("supervised already, by pid {}", visor.pid()));
+        home.run(args).code(4).one_error(&format!("is supervised, by pid {}", visor.pid()));
     }
     assert_eq!(names(&home), [name.as_str()]);
     visor.stop();
@@ -689,6 +685,12 @@ fn while_a_supervisor_runs_or_the_data_is_held_nothing_is_made_nor_put_back() {
         home.run(args).code(4).one_error("still holds the data: `wemixvisor stop` waits for its end");
     }
     drop(held);
+    // Who makes one is no supervisor to anybody, and none can begin.
+    let lock = File::open(home.own("lock")).unwrap();
+    lock.lock_shared().unwrap();
+    assert_eq!(home.status()["state"], "stopped");
+    assert!(File::open(home.own("lock")).unwrap().try_lock().is_err());
+    drop(lock);
     let journal = json!({
         "version": 1, "id": "v2-1", "name": "v2", "stage": "trial", "from": "genesis", "to": "v2", "begun": 1,
     });
@@ -729,7 +731,7 @@ fn the_data_is_where_the_settings_or_the_last_run_say_and_must_be_there() {
 #[test]
 fn a_full_disk_at_a_backup_is_named_and_leaves_no_half_one() {
     let home = Home::new();
-    let Some(disk) = Disk::new(&home, "full", "30m") else { return };
+    let Some(disk) = tmpfs(&home.dir.join("full"), "30m") else { return };
     let data = home.dir.join("elsewhere");
     fs::create_dir(&data).unwrap();
     let noise = vec![5; 1 << 20];

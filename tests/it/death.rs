@@ -14,10 +14,15 @@ use crate::support::{Home, Visor, kill, lives, text, under, until};
 
 /// Every sign of two nodes on one data directory: a start while an earlier node had not ended, or one that found the
 /// mock's own lock held. Who was ended by KILL leaves no line, so those are named.
-pub fn doubles(home: &Home, killed: &[u32]) -> Vec<String> {
+fn doubles(home: &Home, killed: &[u32]) -> Vec<String> {
+    doubles_in(&home.journal(), killed)
+}
+
+/// The same in what a mock wrote down somewhere.
+pub fn doubles_in(journal: &[Vec<String>], killed: &[u32]) -> Vec<String> {
     let mut alive: Vec<String> = Vec::new();
     let mut found = Vec::new();
-    for event in home.journal() {
+    for event in journal {
         let pid = &event[if event[0] == "sig" { 2 } else { 1 }];
         match event[0].as_str() {
             "start" => {
@@ -156,9 +161,18 @@ fn killed_while_it_starts() {
 }
 
 /// A node that has not asked for TERM yet is ended by it without a word: who is gone and left no line is named here.
-pub fn ended_in_silence(home: &Home) -> Vec<u32> {
-    let ended: Vec<String> = ["stop", "die"].iter().flat_map(|kind| home.events(kind)).map(|e| e[1].clone()).collect();
-    let silent = home.events("start").into_iter().map(|event| event[1].clone()).filter(|pid| !ended.contains(pid));
+fn ended_in_silence(home: &Home) -> Vec<u32> {
+    silent_in(&home.journal())
+}
+
+/// The same in what a mock wrote down somewhere.
+pub fn silent_in(journal: &[Vec<String>]) -> Vec<u32> {
+    let of = |kinds: &[&str]| {
+        let events = journal.iter().filter(|event| kinds.contains(&event[0].as_str()));
+        events.map(|event| event[1].clone()).collect::<Vec<String>>()
+    };
+    let ended = of(&["stop", "die"]);
+    let silent = of(&["start"]).into_iter().filter(|pid| !ended.contains(pid));
     silent.map(|pid| pid.parse().unwrap()).filter(|pid| !lives(*pid)).collect()
 }
 

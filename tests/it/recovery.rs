@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Home, lives, until};
+use crate::support::{Home, lives, tmpfs, until};
 
 #[test]
 fn a_home_without_its_link_is_not_taken_back_to_genesis() {
@@ -133,17 +133,7 @@ fn a_restart_with_arguments_that_the_node_refuses_says_so_and_gives_the_earlier_
 #[test]
 fn a_disk_that_is_full_at_the_switch_costs_neither_the_node_nor_its_release() {
     let home = Home::empty();
-    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=64m", "none"]).arg(&home.dir).output();
-    if !mounted.is_ok_and(|output| output.status.success()) {
-        return eprintln!("SKIPPED: no tmpfs can be mounted here");
-    }
-    struct Unmount(std::path::PathBuf);
-    impl Drop for Unmount {
-        fn drop(&mut self) {
-            let _ = Command::new("umount").arg("-l").arg(&self.0).status();
-        }
-    }
-    let _unmount = Unmount(home.dir.clone());
+    let Some(_mounted) = tmpfs(&home.dir, "64m") else { return };
     let strip = |to: &std::path::Path| {
         fs::create_dir_all(to.parent().unwrap()).unwrap();
         let status = Command::new("strip").arg("-o").arg(to).arg(crate::support::mocknode()).status();

@@ -551,3 +551,24 @@ fn list_tree(dir: &Path, all: &mut Vec<String>) {
 pub fn free_port() -> u16 {
     std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
+
+/// A small file system in memory, which can be full; it is gone with this.
+pub struct Tmpfs(pub PathBuf);
+
+/// Mounts one of this size there; none, and a line, where nothing may be mounted.
+pub fn tmpfs(dir: &Path, size: &str) -> Option<Tmpfs> {
+    fs::create_dir_all(dir).unwrap();
+    let mut mount = Command::new("mount");
+    mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "none"]).arg(dir).stderr(Stdio::null());
+    let mounted = mount.status().is_ok_and(|status| status.success());
+    if !mounted {
+        eprintln!("SKIPPED: no tmpfs can be mounted here");
+    }
+    mounted.then(|| Tmpfs(dir.to_owned()))
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}

@@ -56,7 +56,7 @@ pub fn places(spec: &Spec) -> Vec<PathBuf> {
 
 /// Every backup, the oldest first; behind them those that are not complete.
 pub fn find(spec: &Spec) -> Result<Vec<Found>> {
-    let mut all = Vec::new();
+    let mut all: Vec<Found> = Vec::new();
     for place in places(spec) {
         for entry in fs::read_dir(&place).on("read", &place)? {
             let entry = entry.on("read", &place)?;
@@ -65,11 +65,11 @@ pub fn find(spec: &Spec) -> Result<Vec<Found>> {
             if entry.file_type().is_ok_and(|kind| kind.is_dir())
                 && let Some(found) = look_at(entry.path(), name)
             {
-                all.push(found);
+                let at = all.partition_point(|before| before.rank() < found.rank());
+                all.insert(at, found);
             }
         }
     }
-    all.sort_by(|a, b| a.rank().cmp(&b.rank()).then_with(|| a.name.cmp(&b.name)));
     Ok(all)
 }
 
@@ -92,13 +92,13 @@ impl Found {
         self.name == AHEAD
     }
 
-    fn rank(&self) -> (u8, &str) {
+    fn rank(&self) -> (u8, &str, &str) {
         let group = match self.state {
             State::Complete(_) => 0,
             State::Broken(_) => 1,
             State::Partial { .. } => 2,
         };
-        (group, self.created())
+        (group, self.created(), &self.name)
     }
 
     /// Keeps it from being removed as long as the file is held.

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{
     AtFlags, FlockOperation, RenameFlags, flock, fstat, fstatvfs, fsync, ioctl_ficlone, linkat, renameat,
@@ -37,6 +38,9 @@ pub const MANIFEST: &str = "manifest.json";
 
 /// The data of a backup, in it.
 pub const DATA: &CStr = c"data";
+
+/// How long a half-made backup may be held by who builds on it no more.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// Room that is left free in any case.
 const MARGIN: u64 = 16 << 20;
@@ -222,6 +226,7 @@ impl Partial {
         let at = open_dir(rustix::fs::CWD, place).on("read", place)?;
         let path = place.join(name);
         let c_name = c_name(OsStr::new(name))?;
+        let until = Instant::now() + LOCK_WAIT;
         loop {
             let made = make_dir(at.as_fd(), &c_name).on("create the directory", &path)?;
             if made.fresh {
@@ -229,6 +234,11 @@ impl Partial {
             }
             match flock(&made.fd, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
+                // Who copied ahead was killed a moment ago.
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5));
+                    continue;
+                }
                 Err(Errno::WOULDBLOCK) => {
                     return Err(Error::refused(format!("another process builds {}: wait for it", path.display())));
                 }
@@ -360,7 +370,8 @@ const TRIAL: &str = ".wemixvisor-trial-";
 /// Whether a file can be cloned, else linked, from one directory to another.
 pub fn trial(from: &Path, to: &Path) -> Result<Option<How>> {
     let name = format!("{TRIAL}{}", std::process::id());
-    let (source, target) = (from.join(&name), to.join(&name));
+    // The two directories may be one.
+    let (source, target) = (from.join(&name), to.join(format!("{name}-2")));
     let clear = || [&source, &target].into_iter().for_each(|path| drop(fs::remove_file(path)));
     clear();
     let tried = (|| {

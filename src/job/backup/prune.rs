@@ -132,3 +132,41 @@ fn remove(found: &Found) -> Result<bool> {
     durable::sync_dir(place)?;
     Ok(true)
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::config::BackupMode;
+
+    #[test]
+    fn when_room_is_short_the_oldest_made_by_upgrades_go_first_and_one_under_way_stays() {
+        let root = std::env::temp_dir().join(format!("wemixvisor-prune-{}", std::process::id()));
+        let home = Home::new(root.join("home"), "node");
+        let spec = Spec {
+            data_dir: root.join("data"),
+            backup_dir: root.join("backups"),
+            mode: BackupMode::Auto,
+            ancient: None,
+        };
+        fs::create_dir_all(home.dir()).unwrap();
+        for (name, id, day) in [("b", "\"2\"", 2), ("a", "\"3\"", 3), ("manual", "null", 1), ("c", "\"1\"", 1)] {
+            let dir = spec.backup_dir.join(name);
+            fs::create_dir_all(dir.join("data")).unwrap();
+            let text = format!(
+                "{{\"version\":1,\"id\":{id},\"upgrade\":\"v2\",\"created\":\"2026-01-0{day}T00:00:00Z\",\"head\":1,\"release\":null,\"mode\":\"copy\",\"files\":[\n],\"count\":0,\"bytes\":0}}\n"
+            );
+            fs::write(dir.join("manifest.json"), text).unwrap();
+        }
+        let names = |limits: Limits, protect| -> Vec<String> {
+            prune(&home, &spec, &limits, protect).unwrap().into_iter().map(|one| one.name).collect()
+        };
+        assert_eq!(names(Limits { min_free: Some(0), ..Limits::default() }, None), Vec::<String>::new());
+        assert_eq!(names(Limits { min_free: Some(u64::MAX), ..Limits::default() }, Some("b")), ["c", "a"]);
+        assert!(spec.backup_dir.join("b/manifest.json").is_file());
+        assert_eq!(fs::read_dir(&spec.backup_dir).unwrap().count(), 2);
+        fs::remove_dir_all(&root).unwrap();
+    }
+}

@@ -14,14 +14,14 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::place::{
-    DATA, MANIFEST, Partial, Site, base_name, c_name, free_name, movable, names, rename_new, room, trial,
+    DATA, MANIFEST, Partial, Site, base_name, c_name, free_name, header, movable, names, rename_new, room, trial,
 };
 use super::tree::{Aim, Rules, Walk, make_dir, open_dir};
 use super::{Spec, Tell, end_manifest};
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Owner, Release};
 use crate::job::{durable, look};
-use crate::journal::{rfc3339, unix_now};
+use crate::journal::{Head, rfc3339, unix_now};
 use crate::manifest::{Header, How, Mode, Reader, VERSION, Writer, decode, encode, read_totals};
 
 /// What backups that a restore made are called.
@@ -51,6 +51,9 @@ pub(super) struct Intent {
     head: Option<u64>,
     /// The release that ran on them.
     release: Option<Release>,
+    /// The head of the data that take their place.
+    #[serde(default)]
+    becomes: Option<u64>,
     /// What is exchanged.
     exchange: Exchange,
 }
@@ -133,6 +136,7 @@ pub(super) fn prepare(home: &Home, site: &Site, backup: &Path, name: &str, id: &
             partial: shown(home, &partial.path),
             head: look::read_known(home).head.map(|head| head.number),
             release: home.current_release().ok(),
+            becomes: header(backup)?.head,
             exchange: exchange(site, partial, &target.fd, kept.clone())?,
         })
     })?;
@@ -173,7 +177,17 @@ pub fn finish(home: &Home) -> Result<()> {
             displaced.display()
         )));
     }
+    know(home, &intent, owner)?;
     durable::remove_file(&home.restore())
+}
+
+/// The last known head is that of the data: a higher one would make plans due that are not.
+fn know(home: &Home, intent: &Intent, owner: Owner) -> Result<()> {
+    let mut known = look::read_known(home);
+    let release = intent.release.clone().or(known.head.map(|head| head.release)).unwrap_or(Release::Genesis);
+    known.head = intent.becomes.map(|number| Head { number, seen: unix_now(), release });
+    let text = serde_json::to_vec(&known).on("write", &home.state())?;
+    durable::replace_file(&home.state(), &text, 0o600, owner)
 }
 
 /// Finds out whether a backup is as it was when it was made, as far as names, sizes and times tell. Returns its bytes.
@@ -193,9 +207,10 @@ fn unchanged(backup: &Path, name: &str) -> Result<u64> {
         }
         let there = match statat(&data, file, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(there) => there,
-            Err(e) => {
-                return Err(Error::failed(format!("backup {name} cannot be restored: {} is gone ({e})", entry.path)));
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                return Err(Error::failed(format!("backup {name} cannot be restored: {} is gone", entry.path)));
             }
+            Err(e) => return Err(e).on("read", &backup.join("data").join(file)),
         };
         let resized = u64::try_from(there.st_size) != Ok(entry.size);
         // A node that wrote to a linked file wrote to the backup.
@@ -448,6 +463,7 @@ mod tests {
             displaced: "before-restore-20260101-001000".to_owned(),
             head: Some(99),
             release: Some(Release::Genesis),
+            becomes: Some(90),
             exchange: Exchange::Whole { inode: 4711 },
         };
         let new = vec![Named { name: "geth".to_owned(), inode: 12 }, Named { name: "%FF".to_owned(), inode: 13 }];

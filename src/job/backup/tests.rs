@@ -391,6 +391,12 @@ fn a_restore_puts_the_backup_in_the_data_s_place_and_keeps_what_was_there() {
         let before = photograph(&world.spec.data_dir);
         let displaced = put_back(&world, &name, "r-1");
         restored(&world, &name, &before);
+        let inode = |dir: &Path, file: &str| fs::metadata(dir.join("geth/chaindata").join(file)).unwrap().ino();
+        let backup = world.backup(&name).join("data");
+        let linked = world.how(&name, "geth/chaindata/000001.ldb") == Some(How::Link);
+        for (file, shared) in [("000001.ldb", linked), ("CURRENT", false)] {
+            assert_eq!(inode(&world.spec.data_dir, file) == inode(&backup, file), shared, "{file}");
+        }
         assert_eq!(put_back(&world, &name, "r-1"), displaced, "the same restore is not done twice");
         restored(&world, &name, &before);
         put_back(&world, &displaced, "r-2");

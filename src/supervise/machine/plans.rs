@@ -273,7 +273,7 @@ impl Machine {
             format!("upgrade {} begins: block {} is next (head {})", plan.name, plan.height, shown(head)),
         );
         self.start_step(
-            Step::Begin(Begin {
+            Step::Begin(Box::new(Begin {
                 name: plan.name.clone(),
                 from: self.life.release.clone(),
                 to: plan.release.clone(),
@@ -283,7 +283,7 @@ impl Machine {
                 head,
                 identity: self.known.identity.clone(),
                 data: self.backup_spec(),
-            }),
+            })),
             out,
         );
     }

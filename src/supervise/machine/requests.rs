@@ -223,7 +223,7 @@ impl Machine {
                     identity: self.known.identity.clone(),
                     data: self.backup_spec(),
                 };
-                self.start_step(Step::Begin(begin), out);
+                self.start_step(Step::Begin(Box::new(begin)), out);
             }
         }
     }

@@ -8,9 +8,10 @@ use std::process::Command;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, SystemTime};
 
+use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Home, Visor, under};
+use crate::support::{Home, Visor, kill, under, until};
 
 /// What strace told.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,11 +37,22 @@ pub fn available() -> bool {
 impl<'a> Traced<'a> {
     /// Starts this command under strace. `calls` are traced; right after its `k`-th of `pause_after` each process pauses for
     /// so long.
-    pub fn start(
+    pub fn start(home: &'a Home, command: &Command, calls: &str, pause: (&str, usize, Duration)) -> Traced<'a> {
+        // Calls that are not traced cost nothing then; but no tracee may outlive its tracer.
+        Traced::with(home, command, calls, pause, calls != "all")
+    }
+
+    /// The same for a tracer that ends before its tracees.
+    pub fn start_for_a_while(home: &'a Home, command: &Command, pause: (&str, usize, Duration)) -> Traced<'a> {
+        Traced::with(home, command, pause.0, pause, false)
+    }
+
+    fn with(
         home: &'a Home,
         command: &Command,
         calls: &str,
         (pause_after, k, pause): (&str, usize, Duration),
+        filter: bool,
     ) -> Traced<'a> {
         let fifo = home.dir.join("strace");
         let _ = fs::remove_file(&fifo);
@@ -49,8 +61,7 @@ impl<'a> Traced<'a> {
         let inject = format!("inject={pause_after}:delay_exit={}:when={k}", pause.as_micros());
         let mut words = vec!["strace", "-D", "-f", "-qq", "-ttt", "-y", "-s", "64", "-e", "signal=none"];
         words.extend(["-e", &trace, "-e", &inject, "-o", fifo.to_str().unwrap()]);
-        if calls != "all" {
-            // Calls that are not traced cost nothing.
+        if filter {
             words.push("--seccomp-bpf");
         }
         let visor = home.spawn(under(&words, command));
@@ -74,6 +85,14 @@ impl<'a> Traced<'a> {
         Traced { visor, events }
     }
 
+    /// Ends the tracer: all go on without it.
+    pub fn let_go(&self) {
+        if let Some(tracer) = tracer(self.visor.pid()) {
+            kill(tracer, Signal::KILL);
+        }
+        until("the tracer is gone", || tracer(self.visor.pid()).is_none().then_some(()));
+    }
+
     /// The next event, if one comes within this time. An end of the trace is as quiet as no event.
     pub fn next(&self, patience: Duration) -> Option<Event> {
         match self.events.recv_timeout(patience) {
@@ -85,6 +104,13 @@ impl<'a> Traced<'a> {
             }
         }
     }
+}
+
+/// Who traces this process, if anybody does.
+pub fn tracer(pid: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("TracerPid:"))?;
+    line.trim().parse().ok().filter(|pid| *pid != 0)
 }
 
 /// `PID TIME REST`; the time is that of the call's begin or, where another came in between, of its end.
