@@ -25,6 +25,7 @@ struct Used {
 
 /// Figures of memory, then of a minute.
 pub fn rows() -> Vec<Row> {
+    println!("a minute of idling follows");
     let node = mocknode();
     let dir = std::env::temp_dir();
     let supervised = |name: &str, planned: bool| {

@@ -8,6 +8,7 @@
 )]
 
 mod answers;
+mod backup;
 mod idle;
 mod place;
 mod speed;
@@ -28,6 +29,9 @@ pub struct Row {
     pub target: Option<(String, bool)>,
 }
 
+/// A name, and what measures.
+type Part = (&'static str, fn() -> Vec<Row>);
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).collect();
     if words.first().is_some_and(|word| word == speed::AS_NODE) {
@@ -38,10 +42,12 @@ fn main() {
         return println!("figures: only by `cargo bench`");
     }
     println!("figures of {}", place::PROGRAM);
-    let mut rows = answers::rows();
-    rows.extend(speed::rows());
-    println!("a minute of idling follows");
-    rows.extend(idle::rows());
+    // `cargo bench --bench figures -- backup`: only these.
+    let named: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
+    let wanted = |name: &str| named.is_empty() || named.iter().any(|word| *word == name);
+    let parts: [Part; 4] =
+        [("answers", answers::rows), ("speed", speed::rows), ("idle", idle::rows), ("backup", backup::rows)];
+    let rows: Vec<Row> = parts.into_iter().filter(|(name, _)| wanted(name)).flat_map(|(_, rows)| rows()).collect();
     print_table(&rows);
 }
 
@@ -49,7 +55,11 @@ fn print_table(rows: &[Row]) {
     let head = ["what", "ours", "peer", "ratio", "target", ""].map(str::to_owned);
     let mut lines = vec![head];
     for row in rows {
-        let ratio = row.ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"));
+        let ratio = match row.ratio {
+            Some(ratio) if ratio < 0.1 => format!("1/{:.0}", 1.0 / ratio),
+            Some(ratio) => format!("{ratio:.2}"),
+            None => "-".to_owned(),
+        };
         let (target, met) = match &row.target {
             Some((target, met)) => (target.clone(), if *met { "met" } else { "NOT MET" }),
             None => ("-".to_owned(), ""),

@@ -24,7 +24,7 @@ pub fn until<T>(why: &str, mut what: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = what() {
             return found;
         }
-        assert!(began.elapsed() < Duration::from_secs(60), "waited in vain until {why}");
+        assert!(began.elapsed() < Duration::from_secs(300), "waited in vain until {why}");
         std::thread::sleep(Duration::from_millis(10));
     }
 }

@@ -14,7 +14,7 @@ mod course;
 mod faults;
 mod full_disk;
 mod points;
-mod strace;
+pub mod strace;
 mod watch;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

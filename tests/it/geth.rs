@@ -1,6 +1,7 @@
 //! The real thing: two releases of geth, named by `WEMIXVISOR_GETH_OLD` and `WEMIXVISOR_GETH_NEW`, as a chain of one node
 //! that makes a block each second. Without the two variables these tests say so and do nothing.
 
+use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -69,23 +70,32 @@ impl Geth {
 
     /// Makes a chain of so many blocks with the old release, without a supervisor, as quickly as geth seals them; each block
     /// has some KiB that no database makes smaller.
-    fn make_chain(&self, blocks: u64, more: &[&str]) {
+    fn make_chain(&self, blocks: u64, engine: &str) {
+        // In memory where that can be: pebble waits for the disk a few times a block.
+        let memory = PathBuf::from("/dev/shm").join(self.home.dir.file_name().unwrap());
+        let data = if fs::create_dir(&memory).is_ok() { memory.join("d") } else { self.home.datadir() };
+        let mut args = self.args("0");
+        let datadir = args.iter().position(|word| word == "--datadir").unwrap() + 1;
+        args[datadir] = data.to_str().unwrap().to_owned();
         let mut command = Command::new(self.home.own("genesis/bin/node"));
-        command.args(self.args("0")).args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        let mut node = command.spawn().unwrap();
+        command.args(args).args(["--db.engine", engine]);
+        let mut node = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let mut ipc = until("geth answers", || Ipc::connect(&self.ipc()));
         let account = until("it has its account", || ipc.account());
-        let number = |value: Value| u64::from_str_radix(value.as_str().unwrap().trim_start_matches("0x"), 16).unwrap();
+        ipc.call("eth_subscribe", json!(["newHeads"])).unwrap();
         for block in 0..blocks {
             let nonce = format!("{block:#x}");
-            let transaction =
-                json!([{"from": account, "to": account, "data": filler(block), "gas": "0x40000", "nonce": nonce}]);
-            ipc.call("eth_sendTransaction", transaction).unwrap();
-            // Faster than that, and many transactions would share a block.
-            while number(ipc.call("eth_blockNumber", json!([])).unwrap()) <= block {}
+            ipc.seal(
+                json!([{"from": account, "to": account, "data": filler(block), "gas": "0x40000", "nonce": nonce}]),
+            );
         }
         kill(node.id(), Signal::TERM);
         assert!(node.wait().unwrap().success());
+        if data != self.home.datadir() {
+            let copied = Command::new("cp").arg("-a").arg(&data).arg(self.home.datadir()).status();
+            assert!(copied.unwrap().success());
+            fs::remove_dir_all(memory).unwrap();
+        }
     }
 
     /// Puts the new release there under the name `v2`.
@@ -289,11 +299,28 @@ impl Ipc {
 
     /// The result of a call; none when it failed or geth has hung up.
     fn call(&mut self, method: &str, params: Value) -> Option<Value> {
+        self.send(method, params)?;
+        self.read()?.get_mut("result").map(Value::take)
+    }
+
+    /// Sends a transaction and waits for the block that has it: sooner, and many would share one.
+    fn seal(&mut self, transaction: Value) {
+        self.send("eth_sendTransaction", transaction).unwrap();
+        // The answer and the news of the block, in any order.
+        let both = [self.read().unwrap(), self.read().unwrap()];
+        assert!(both.iter().any(|line| line["method"] == "eth_subscription"), "{both:?}");
+        assert!(both.iter().any(|line| line["result"].is_string()), "{both:?}");
+    }
+
+    fn send(&mut self, method: &str, params: Value) -> Option<()> {
         let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        self.stream.write_all(format!("{request}\n").as_bytes()).ok()?;
+        self.stream.write_all(format!("{request}\n").as_bytes()).ok()
+    }
+
+    fn read(&mut self) -> Option<Value> {
         let mut line = String::new();
         self.replies.read_line(&mut line).ok()?;
-        serde_json::from_str::<Value>(&line).ok()?.get_mut("result").map(Value::take)
+        serde_json::from_str(&line).ok()
     }
 
     /// The account that the dev chain gives its coins to.
@@ -348,8 +375,8 @@ const BLOCKS: u64 = 3000;
 fn a_snapshot_stays_and_can_be_run_on(engine: &str, immutable: &str) {
     let Some(geth) = Geth::named() else { return };
     let home = &geth.home;
+    geth.make_chain(BLOCKS, engine);
     let engine = ["--db.engine", engine];
-    geth.make_chain(BLOCKS, &engine);
     geth.add();
     let mut visor = geth.supervise_with(&[], &engine);
     geth.until_version(0);

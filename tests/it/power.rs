@@ -14,6 +14,7 @@ use std::sync::Mutex;
 
 use serde_json::Value;
 
+use crate::crash::strace;
 use crate::support::{Home, mocknode, text, under, until};
 use disk::{Dice, Disk, Entry, Image};
 use trace::Act;
@@ -87,9 +88,9 @@ const QUICK: [&str; 10] = [
 impl Recording {
     /// Records an upgrade; none where there is no strace.
     fn make(ending: Ending) -> Option<Recording> {
-        if Command::new("strace").arg("-V").output().is_err() {
+        if !strace::available() {
             // Past the capture of output: what was not tested must be seen.
-            let _ = writeln!(std::io::stderr(), "power: SKIPPED: there is no strace");
+            let _ = writeln!(std::io::stderr(), "power: SKIPPED: strace cannot trace here");
             return None;
         }
         let home = Home::new();
@@ -98,9 +99,9 @@ impl Recording {
         fs::write(home.own("history.jsonl"), OLDER).unwrap();
         let before = image_of(&home.own(""));
         let out = home.dir.join("trace");
-        let strace = ["strace", "-D", "-f", "--seccomp-bpf", "-y", "-xx", "-s", "1000000", "-e", "signal=none", "-e"];
+        let words = ["strace", "-D", "-f", "--seccomp-bpf", "-y", "-xx", "-s", "1000000", "-e", "signal=none", "-e"];
         let calls = format!("trace={}", trace::CALLS);
-        let starter: Vec<&str> = strace.into_iter().chain([&calls, "-o", out.to_str().unwrap()]).collect();
+        let starter: Vec<&str> = words.into_iter().chain([&calls, "-o", out.to_str().unwrap()]).collect();
         let (args, head) = (home.node_args(), ["--start-head", "100"]);
         let words = args.iter().map(String::as_str).chain(head);
         let ours: Vec<&str> = QUICK.into_iter().chain(["run"]).chain(words).collect();
