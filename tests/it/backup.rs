@@ -747,3 +747,67 @@ fn a_full_disk_at_a_backup_is_named_and_leaves_no_half_one() {
     let name = home.run(&args).code(0).out;
     assert_eq!(left(), [OsString::from(name.trim())]);
 }
+
+#[test]
+fn plans_of_every_file_stay_when_an_old_backup_takes_the_place_of_the_data_they_lie_in() {
+    let home = Home::new();
+    home.put("geth/block", "1");
+    home.put("upgrade-info.json.batch", r#"[{"name": "withdrawn", "height": 10}]"#);
+    let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
+    let now = [
+        home.put("upgrade-info.json.batch", r#"[{"name": "v3", "height": 300}]"#),
+        home.put("upgrade-info.json", r#"{"name": "v4", "height": 400}"#),
+        home.put("upgrades/500/upgrade-info.json", r#"{"name": "v5", "height": 500}"#),
+    ];
+    let before = now.clone().map(|path| fs::read_to_string(path).unwrap());
+    home.put("geth/block", "2");
+    home.run(&["backup", "restore", &name]).code(0);
+    assert_eq!(fs::read_to_string(home.root().join("data/geth/block")).unwrap(), "1");
+    assert_eq!(now.map(|path| fs::read_to_string(path).unwrap()), before);
+}
+
+#[test]
+fn what_the_file_system_keeps_at_the_top_of_the_data_is_neither_backed_up_nor_replaced() {
+    let home = Home::new();
+    home.put("geth/block", "1");
+    let lost = home.root().join("data/lost+found");
+    fs::create_dir(&lost).unwrap();
+    fs::set_permissions(&lost, Permissions::from_mode(0o700)).unwrap();
+    let inode = fs::metadata(&lost).unwrap().ino();
+    let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
+    assert!(!home.root().join("backups").join(&name).join("data/lost+found").exists());
+    home.run(&["backup", "restore", &name]).code(0);
+    assert_eq!(fs::metadata(&lost).unwrap().ino(), inode);
+}
+
+#[test]
+fn after_a_restore_no_plan_is_due_by_the_head_of_the_data_that_were_replaced() {
+    let home = Home::new();
+    after_a_run(&home);
+    let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
+    let old = home.run(&["status", "--json"]).json()["height"].as_u64().unwrap();
+    after_a_run(&home);
+    let newer = home.run(&["status", "--json"]).json()["height"].as_u64().unwrap();
+    assert!(newer > old + 1, "{newer} {old}");
+    home.run(&["backup", "restore", &name]).code(0);
+    assert_eq!(home.run(&["status", "--json"]).json()["height"], old);
+    // A node that ends before it has told its head: the last known one counts.
+    home.release("genesis", "--die-at-start=3");
+    home.release("v2", "");
+    home.plan("v2", newer);
+    let mut visor = home.supervise(&["--set", "max_restarts=2"], &[]);
+    assert_eq!(visor.end(), 5);
+    assert!(!home.started().contains(&"v2".to_owned()), "{:?}", home.started());
+    assert_eq!(home.current(), "genesis");
+}
+
+#[test]
+fn a_leftover_that_cannot_be_removed_is_in_no_backups_way_and_prune_names_it() {
+    let home = Home::new();
+    home.put("geth/block", "1");
+    let left = home.root().join("backups/.partial-removed-v1-20260101-000000-1");
+    let Some(_disk) = tmpfs(&left.join("data/mounted"), "1m") else { return };
+    let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
+    home.run(&["backup", "restore", &name]).code(0);
+    home.run(&["backup", "prune"]).code(1).one_error(left.to_str().unwrap());
+}

@@ -115,7 +115,8 @@ impl Site {
 
     /// Names of plan files at the top of the data.
     pub fn plan_names(&self) -> Vec<Vec<u8>> {
-        if self.plans { vec![b"upgrades".to_vec(), b"upgrade-info.json".to_vec()] } else { Vec::new() }
+        let names: &[&[u8]] = &[b"upgrades", b"upgrade-info.json", b"upgrade-info.json.batch"];
+        if self.plans { names.iter().map(|name| name.to_vec()).collect() } else { Vec::new() }
     }
 
     /// Where a backup would lie and by what means, tried with a real file.
