@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::place::{
     DATA, MANIFEST, Partial, Site, base_name, c_name, free_name, movable, names, rename_new, room, trial,
 };
-use super::tree::{Aim, Rules, Walk, make_dir, open_dir};
+use super::tree::{Aim, LOST_AND_FOUND, Rules, Walk, make_dir, open_dir};
 use super::{Spec, Tell, end_manifest};
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Owner, Release};
@@ -215,8 +215,10 @@ fn unchanged(backup: &Path, name: &str) -> Result<u64> {
 fn kept(site: &Site) -> Vec<Vec<u8>> {
     let mut kept = site.own_names.clone();
     kept.extend(site.plan_names());
-    if site.data.join("etcd").symlink_metadata().is_ok() {
-        kept.push(b"etcd".to_vec());
+    for name in [b"etcd", LOST_AND_FOUND] {
+        if site.data.join(OsStr::from_bytes(name)).symlink_metadata().is_ok() {
+            kept.push(name.to_vec());
+        }
     }
     kept
 }

@@ -27,6 +27,9 @@ const LISTING: usize = 32 << 10;
 /// Deeper trees are refused: each level holds two descriptors and a listing.
 const DEPTH_MAX: usize = 100;
 
+/// What the top of an ext4 file system has, and only root may read: it is the file system's, not the node's.
+pub const LOST_AND_FOUND: &[u8] = b"lost+found";
+
 /// A file changed so lately may change again without its time telling.
 const YOUNG: Duration = Duration::from_secs(1);
 
@@ -483,6 +486,7 @@ impl<'a> Walk<'a> {
     fn source(&self) -> PathBuf {
         self.root.join(OsStr::from_bytes(&self.path))
     }
+            || (kind == FileType::Directory && depth == 0 && name == LOST_AND_FOUND)
 
     fn target(&self) -> PathBuf {
         self.into.join(OsStr::from_bytes(&self.path))
