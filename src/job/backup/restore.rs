@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::place::{
-    DATA, MANIFEST, Partial, Site, base_name, c_name, free_name, movable, names, rename_new, room, trial,
+    DATA, MANIFEST, Partial, Site, base_name, c_name, free_name, header, movable, names, rename_new, room, trial,
 };
 use super::tree::{Aim, LOST_AND_FOUND, Rules, Walk, make_dir, open_dir};
 use super::{Spec, Tell, end_manifest};
@@ -136,8 +136,20 @@ pub(super) fn prepare(home: &Home, site: &Site, backup: &Path, name: &str, id: &
             exchange: exchange(site, partial, &target.fd, kept.clone())?,
         })
     })?;
+    lower_head(home, backup, site.owner)?;
     write_intent(home, &intent, site.owner)?;
     Ok(intent)
+}
+
+/// A known head that is ahead of the data would make a plan due too early; one that is behind is only older.
+fn lower_head(home: &Home, backup: &Path, owner: Owner) -> Result<()> {
+    let mut known = look::read_known(home);
+    let backed_up = header(backup)?.head.unwrap_or(0);
+    let Some(head) = known.head.as_mut().filter(|head| head.number > backed_up) else { return Ok(()) };
+    head.number = backed_up;
+    let path = home.state();
+    let text = serde_json::to_vec(&known).on("write", &path)?;
+    durable::replace_file(&path, &text, 0o600, owner)
 }
 
 /// Ends the exchange that was begun, wherever it was cut short.
