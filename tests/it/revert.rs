@@ -91,7 +91,20 @@ fn data_with_blocks_newer_than_the_backup_never_goes_back() {
     assert_eq!(visor.end(), 5);
     assert!(home.datadir().join("migrated").exists(), "the data stays");
     assert_eq!(home.current(), "genesis");
-    assert!(home.log().contains("backup restore"), "what to do is said");
+    // Where it stands is told by all who tell of upgrades.
+    for args in [&["status"][..], &["upgrade", "list"], &["upgrade", "show", "v2"]] {
+        let said = home.run(args).out;
+        assert!(said.contains("revert"), "{args:?}: {said}");
+    }
+    home.run(&["upgrade", "cancel", "v2"]).code(4).one_error("(reverting)");
+    // What to do is said, and works.
+    let line = home.until_log("`wemixvisor backup restore v2-");
+    let backup = line.split("backup restore ").nth(1).unwrap().split('`').next().unwrap().to_owned();
+    home.run(&["backup", "restore", &backup]).code(0);
+    assert!(!home.datadir().join("migrated").exists());
+    let visor = home.supervise(&[], &["--start-head", "35", "--halt-at", "39"]);
+    until_old_runs(&home, &visor);
+    assert!(!home.own("journal.json").exists());
 }
 
 #[test]
