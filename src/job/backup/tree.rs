@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RawDir, Stat, Uid, chownat, fchmod, fstat, futimens, linkat, mkdirat, openat,
-    readlinkat, statat, symlinkat, unlinkat, utimensat,
+    Access, AtFlags, FileType, Gid, Mode, OFlags, RawDir, Stat, Uid, accessat, chownat, fchmod, fstat, futimens,
+    linkat, mkdirat, openat, readlinkat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -283,6 +283,10 @@ impl<'a> Walk<'a> {
         let ahead = how == How::Copy && class != Class::Other;
         match (self.rules.aim, to) {
             (Aim::Forecast, _) => {
+                match self.readable(from, name, like, how) {
+                    Err(Errno::NOENT) => return Ok(()),
+                    readable => readable.on("copy", &self.source())?,
+                }
                 let there = to.is_some_and(|to| self.there(to, name, like, how).is_some());
                 if how == How::Copy && !there {
                     self.tally.to_copy += room(like);
@@ -318,6 +322,12 @@ impl<'a> Walk<'a> {
                 self.count(like, Some(how))
             }
         }
+    }
+
+    /// Whether it could be taken over, which root always can.
+    fn readable(&self, from: &OwnedFd, name: &CStr, like: &Stat, how: How) -> rustix::io::Result<()> {
+        let linked = how == How::Link && like.st_uid == rustix::process::geteuid().as_raw();
+        if self.copier.owners() || linked { Ok(()) } else { accessat(from, name, Access::READ_OK, AtFlags::empty()) }
     }
 
     /// How what lies in the target already came there, if it is what belongs there.
