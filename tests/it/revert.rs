@@ -2,6 +2,7 @@
 //! one cannot, and never over blocks that are newer than the backup.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
