@@ -361,8 +361,10 @@ fn remove(context: &Context, spec: &Spec, keep: Option<u64>, max_age: Option<Dur
         let _ = writeln!(text, "removed {one}");
         text
     });
-    let freed: u64 = removed.iter().filter_map(|one| one.freed).sum();
-    answer(&format!("{text}{} freed", show_size(freed)))
+    // What a half-made one took was not counted.
+    let counted: Vec<u64> = removed.iter().filter_map(|one| one.freed).collect();
+    let total = if counted.is_empty() { String::new() } else { format!("{} freed", show_size(counted.iter().sum())) };
+    answer(format!("{text}{total}").trim_end())
 }
 
 /// Shows how far something is, on stderr: a bar on a terminal, else a line now and then.
