@@ -154,3 +154,23 @@ fn a_supervisor_that_is_killed_at_any_moment_of_the_way_back_is_followed_by_one_
     assert!(reason(&home).contains("the data went back"), "{}", reason(&home));
     visor.stop();
 }
+
+#[test]
+fn data_that_go_back_go_where_the_upgrade_found_them_wherever_the_next_supervisor_is_started() {
+    let home = Home::new();
+    home.release("v2", "--halt-at 1000000");
+    let hook = home.own("upgrades/v2/pre-upgrade");
+    let draft = home.dir.join("draft");
+    fs::write(&draft, format!("#!/bin/sh\necho >{}/hooked; exit 1\n", home.datadir().display())).unwrap();
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(draft, hook).unwrap();
+    home.plan("v2", 40);
+    let relative = ["--datadir", "d", "--period", "50ms", "--start-head", "35", "--halt-at", "39"];
+    let mut visor = home.supervise_with(&[], &relative);
+    let journal = until("the journal tells where the data is", || fs::read(home.own("journal.json")).ok());
+    let journal: Value = serde_json::from_slice(&journal).unwrap();
+    assert_eq!(journal["data"]["data_dir"], json!(home.datadir()));
+    home.until_finished("v2", "failed");
+    assert!(!home.datadir().join("hooked").exists(), "{}", reason(&home));
+    visor.stop();
+}

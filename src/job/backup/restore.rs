@@ -222,8 +222,8 @@ fn unchanged(backup: &Path, name: &str) -> Result<u64> {
     Ok(totals.bytes)
 }
 
-/// What stays in the data, whatever the backup has: our own folders, the plans that are known now, and a live etcd, whose log
-/// must not go back behind what it told the other members.
+/// What stays in the data, whatever the backup has: our own folders, the plans that are known now, what is the file system's,
+/// and a live etcd, whose log must not go back behind what it told the other members.
 fn kept(site: &Site) -> Vec<Vec<u8>> {
     let mut kept = site.own_names.clone();
     kept.extend(site.plan_names());

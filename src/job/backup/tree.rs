@@ -486,6 +486,7 @@ impl<'a> Walk<'a> {
             || (depth == 0 && self.rules.kept.iter().any(|kept| kept == name))
             || (kind == FileType::RegularFile && (name == b"LOCK" || name == b"FLOCK"))
             || (kind == FileType::Directory && depth == 1 && name == b"nodes")
+            || (kind == FileType::Directory && depth == 0 && name == LOST_AND_FOUND)
     }
 
     /// Whether a node may run: then files vanish.
@@ -496,7 +497,6 @@ impl<'a> Walk<'a> {
     fn source(&self) -> PathBuf {
         self.root.join(OsStr::from_bytes(&self.path))
     }
-            || (kind == FileType::Directory && depth == 0 && name == LOST_AND_FOUND)
 
     fn target(&self) -> PathBuf {
         self.into.join(OsStr::from_bytes(&self.path))
