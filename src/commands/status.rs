@@ -88,7 +88,8 @@ fn without_supervisor(context: &Context) -> Value {
     })
 }
 
-fn phase_word(stage: Stage) -> &'static str {
+/// The phase of an upgrade that nobody carries on right now.
+pub fn phase_word(stage: Stage) -> &'static str {
     match stage {
         Stage::Stop => "stopping",
         Stage::Hook => "hook",
