@@ -210,6 +210,14 @@ fn a_validator_is_held_before_its_starts_and_the_hold_is_shown() {
     let mut visor = home.supervise(&ours, &[]);
     home.until_status("the start is held", |s| !s["hold"].is_null());
     visor.until_up();
+    // And where the data went back, however clean the last end was.
+    visor.stop();
+    let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
+    home.run(&["backup", "restore", &name]).code(0);
+    let mut visor = home.supervise(&ours, &[]);
+    let status = home.until_status("the start is held", |s| !s["hold"].is_null());
+    assert!(status["hold"]["reason"].as_str().unwrap().contains("data went back"), "{status}");
+    visor.until_up();
     // A stop does not wait for a hold.
     kill(u32::try_from(home.status()["pid"].as_u64().unwrap()).unwrap(), Signal::KILL);
     home.until_status("the start is held", |s| !s["hold"].is_null());

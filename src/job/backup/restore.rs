@@ -20,7 +20,7 @@ use super::tree::{Aim, LOST_AND_FOUND, Rules, Walk, make_dir, open_dir};
 use super::{Spec, Tell, end_manifest};
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Owner, Release};
-use crate::job::{durable, look};
+use crate::job::{durable, look, shim};
 use crate::journal::{rfc3339, unix_now};
 use crate::manifest::{Header, How, Mode, Reader, VERSION, Writer, decode, encode, read_totals};
 
@@ -185,7 +185,20 @@ pub fn finish(home: &Home) -> Result<()> {
             displaced.display()
         )));
     }
+    note_in_record(home)?;
     durable::remove_file(&home.restore())
+}
+
+/// However cleanly the last node ended: these are not the data that it ended with, and a validator's next start is held as
+/// after an end that nobody saw.
+fn note_in_record(home: &Home) -> Result<()> {
+    const NOTE: &str = "; then its data were replaced";
+    let Some(mut record) = shim::read_record(home) else { return Ok(()) };
+    match &mut record.ended {
+        Some(ended) if !ended.ends_with(NOTE) => ended.push_str(NOTE),
+        Some(_) | None => return Ok(()),
+    }
+    shim::write_record(&shim::open_lock(home)?, &home.data_lock(), &record, true)
 }
 
 /// Finds out whether a backup is as it was when it was made, as far as names, sizes and times tell. Returns its bytes.
