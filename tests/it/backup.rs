@@ -811,3 +811,20 @@ fn a_leftover_that_cannot_be_removed_is_in_no_backups_way_and_prune_names_it() {
     home.run(&["backup", "restore", &name]).code(0);
     home.run(&["backup", "prune"]).code(1).one_error(left.to_str().unwrap());
 }
+
+#[test]
+fn what_a_restore_replaced_is_whole_although_a_killed_node_left_its_socket_in_it() {
+    let home = Home::new();
+    home.put("geth/block", "1");
+    let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
+    drop(std::os::unix::net::UnixListener::bind(home.root().join("data/geth.ipc")).unwrap());
+    home.put("geth/block", "22");
+    let restored = home.run(&["--json", "backup", "restore", &name]).code(0).json();
+    let kept = restored["replaced"].as_str().unwrap();
+    home.run(&["backup", "verify", kept, "--full"]).code(0);
+    let archive = home.dir.join("a.tar.gz");
+    home.run(&["backup", "export", kept, archive.to_str().unwrap()]).code(0);
+    let unpacked = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&home.dir).status();
+    assert!(unpacked.unwrap().success());
+    assert_eq!(fs::read_to_string(home.dir.join(kept).join("data/geth/block")).unwrap(), "22");
+}
