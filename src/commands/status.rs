@@ -185,6 +185,7 @@ fn upgrade_line(upgrade: &Value) -> String {
     let eta = upgrade
         .get("eta_seconds")
         .and_then(Value::as_u64)
+        .filter(|seconds| *seconds > 0)
         .map(|s| format!(", about {}", spaced(&crate::config::show_duration(std::time::Duration::from_secs(s)))))
         .unwrap_or_default();
     format!("{}{height}: {}{waits}{eta}", of("name"), of("phase"))
