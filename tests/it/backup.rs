@@ -828,3 +828,25 @@ fn what_a_restore_replaced_is_whole_although_a_killed_node_left_its_socket_in_it
     assert!(unpacked.unwrap().success());
     assert_eq!(fs::read_to_string(home.dir.join(kept).join("data/geth/block")).unwrap(), "22");
 }
+
+#[test]
+fn while_a_backup_is_made_no_supervisor_starts_and_nobody_takes_its_maker_for_a_node() {
+    let home = Home::new();
+    let mut command = Command::new("flock");
+    // As `backup create` holds them: the supervisors' lock shared, the data's alone.
+    command.args(["--shared", "--no-fork"]).arg(home.own("lock"));
+    command.args(["flock", "--no-fork"]).arg(home.own("data.lock")).args(["sleep", "1000"]);
+    let mut maker = command.stdin(Stdio::null()).spawn().unwrap();
+    until("both are held", || {
+        File::open(home.own("data.lock")).ok().filter(|lock| lock.try_lock_shared().is_err()).map(|_| ())
+    });
+    home.run(&["start", "--datadir", "d"]).code(4).one_error("a backup is being made or put back");
+    home.run(&["run", "--datadir", "d"]).code(4);
+    for stop in [&["stop"][..], &["stop", "--now"]] {
+        let said = home.run(stop).code(0);
+        assert!(said.err.contains("a backup is being made or put back"), "{said:?}");
+    }
+    assert!(maker.try_wait().unwrap().is_none(), "it was not ended");
+    maker.kill().unwrap();
+    maker.wait().unwrap();
+}
