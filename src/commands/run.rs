@@ -114,13 +114,16 @@ fn take_lock(home: &Home) -> Result<File> {
         }
         if Instant::now() > until {
             return Err(Error::refused(format!(
-                "{} is still held, although its supervisor is gone: see `fuser {}`",
+                "{} is still held by {}",
                 path.display(),
-                path.display()
+                clear::list(&proc::holders(&path))
             )));
         }
         if !told {
-            log::warn!("a supervisor of this home was killed: waiting for the end of its last step");
+            log::warn!(
+                "no supervisor runs, but {} works on this home: waiting for its end",
+                clear::list(&proc::holders(&path))
+            );
             told = true;
         }
         std::thread::sleep(Duration::from_millis(10));

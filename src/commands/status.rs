@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::{Context, answer, client, paint};
 use crate::error::{Code, Result};
 use crate::home::Home;
+use crate::job::backup;
 use crate::job::look::{self, read_history, read_known};
 use crate::job::shim::read_record;
 use crate::journal::{Stage, rfc3339, unix_now};
@@ -77,7 +78,7 @@ fn without_supervisor(context: &Context) -> Value {
         "supervisor_pid": 0,
         "args": record.map(|r| r.args).unwrap_or_default(),
         "hold": Value::Null,
-        "waits_for": Value::Null,
+        "waits_for": backup::restore_pending(home).then_some("the next start, which finishes a restore that was interrupted"),
         "upgrade": upgrade,
         "plans": [],
         "plan_errors": [],

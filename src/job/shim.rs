@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use super::{Line, Note, Recorded, backup, durable, look};
-use crate::error::{Error, OnFile, Result};
+use crate::error::{Code, Error, OnFile, Result};
 use crate::home::{Home, Release};
 use crate::journal::{Record, Stage, unix_now};
 use crate::node_args;
@@ -106,8 +106,12 @@ fn prepare(spec: &Spec, args: &[String], report: &mut File) -> std::result::Resu
         return Err(Box::new(Note::Refused("the supervisor is gone".to_owned())));
     }
     let stdin = matches!(&spec.program, Program::Node(node) if node.stdin);
-    redirect_stdin(spec.supervisor, stdin).map_err(refused)?;
-    let lock = open_lock(&spec.home).map_err(refused)?;
+    let why_not = match &spec.program {
+        Program::Node(_) => not_started,
+        Program::Hook => refused,
+    };
+    redirect_stdin(spec.supervisor, stdin).map_err(why_not)?;
+    let lock = open_lock(&spec.home).map_err(why_not)?;
     if lock.try_lock().is_err() {
         return Err(Box::new(Note::Busy(super::clear::holders(&spec.home))));
     }
@@ -122,6 +126,11 @@ fn refused(e: Error) -> Box<Note> {
     Box::new(Note::Refused(e.message))
 }
 
+/// A disk or a limit that says no right now must not cost the node: it is tried again, as after a crash.
+fn not_started(e: Error) -> Box<Note> {
+    if e.code == Code::Refused { refused(e) } else { Box::new(Note::NotExecuted(e.message)) }
+}
+
 fn node_command(
     home: &Home,
     node: &Node,
@@ -134,7 +143,7 @@ fn node_command(
             format!("{} says that the data is being exchanged: that is to be ended first", home.restore().display());
         return Err(refused(Error::refused(why)));
     }
-    let release = home.current_release().map_err(|e| Box::new(Note::Refused(e)))?;
+    let release = home.current_release().map_err(|e| not_started(Error::failed(e)))?;
     let binary = home.current_binary();
     let final_args = match with_node_args(home, &release, args) {
         Ok(args) => args,
@@ -147,9 +156,9 @@ fn node_command(
     };
     if !node.allow_empty_data {
         let data_dir = node.data_dir.clone().or_else(|| node_args::data_dir(&final_args));
-        guard(home, &data_dir.unwrap_or_else(|| home.data())).map_err(refused)?;
+        guard(home, &data_dir.unwrap_or_else(|| home.data())).map_err(not_started)?;
     }
-    redirect_output(home, node).map_err(refused)?;
+    redirect_output(home, node).map_err(not_started)?;
     // A start that cannot be put on record is still a start: a disk that is full must not cost the node.
     let starts = count_start(home, &release).unwrap_or_else(|e| {
         tell(report, Note::Warning(format!("{e}: this start of {release} is not counted")));
@@ -267,8 +276,12 @@ fn guard(home: &Home, data_dir: &Path) -> Result<()> {
     if known.head.as_ref().is_none_or(|head| head.number == 0) {
         return Ok(());
     }
-    let empty = fs::read_dir(data_dir)
-        .map_or(true, |mut entries| !entries.any(|e| e.is_ok_and(|e| !look::is_ours_in_data(&e.path()))));
+    let empty = match fs::read_dir(data_dir) {
+        Ok(mut entries) => !entries.any(|e| e.is_ok_and(|e| !look::is_ours_in_data(&e.path()))),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
+        // What cannot be read for once is not empty.
+        Err(e) => return Err(e).on("read", data_dir),
+    };
     match known.head {
         Some(head) if head.number > 0 && empty => Err(Error::refused(format!(
             "{} is empty, but this node was at block {}: is its disk not mounted? (if it is meant to be empty: --set allow_empty_data=true)",

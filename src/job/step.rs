@@ -22,8 +22,10 @@ pub enum Step {
     Begin(Box<Begin>),
     /// Make sure that the data can come back. No node lives.
     Backup(Backup),
-    /// The first of the remaining hooks is done.
+    /// A hook is done.
     Hooked {
+        /// The first of those that remained; done twice, this must not skip the next.
+        hook: PathBuf,
         /// How long the hooks took so far, in milliseconds.
         hook_ms: Option<u64>,
     },
@@ -53,7 +55,10 @@ pub enum Step {
         reason: String,
     },
     /// Move the link back, if it is not, and write down why. No node lives, unless the link is back already.
-    Back,
+    Back {
+        /// The stage that this ends; done twice, it must not end the next one too.
+        stage: Stage,
+    },
     /// Take back the last finished upgrade: its journal again, at the point where it goes back.
     Undo {
         /// The release to go back to.
@@ -103,10 +108,10 @@ pub fn carry_out(home: &Home, step: Step) -> Result<Option<Journal>> {
     match step {
         Step::Begin(begin) => self::begin(home, journal, *begin).map(Some),
         Step::Backup(backup) => back_up(home, under_way(journal)?, backup).map(Some),
-        Step::Hooked { hook_ms } => {
+        Step::Hooked { hook, hook_ms } => {
             let mut journal = under_way(journal)?;
-            if journal.stage == Stage::Hook {
-                journal.hooks = journal.hooks.split_off(1.min(journal.hooks.len()));
+            if journal.stage == Stage::Hook && journal.hooks.first() == Some(&hook) {
+                journal.hooks = journal.hooks.split_off(1);
                 journal.attempt = 0;
                 journal.phases.hook = hook_ms.or(journal.phases.hook);
                 journal.stage = if journal.hooks.is_empty() { Stage::Switch } else { Stage::Hook };
@@ -160,7 +165,10 @@ pub fn carry_out(home: &Home, step: Step) -> Result<Option<Journal>> {
             }
             Ok(Some(journal))
         }
-        Step::Back => journal.map_or(Ok(None), |journal| back(home, journal)),
+        Step::Back { stage } => match journal {
+            Some(journal) if journal.stage == stage => back(home, journal),
+            done => Ok(done),
+        },
         Step::Undo { to, reason } => undo(home, journal, to, reason).map(Some),
     }
 }

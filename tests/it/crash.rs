@@ -6,9 +6,12 @@
 //! The number of calls in the supervisor's loop depends on time; its points and those of looks and probes are counted in one
 //! run and may not be reached in another, which is reported. Steps, the shim and the clearing are exact.
 //!
-//! `cargo test` tries a sample with a seed that is printed; `WEMIXVISOR_SEED` repeats it, `WEMIXVISOR_CRASH=all` tries all.
+//! `cargo test` tries a sample with a seed that is printed; `WEMIXVISOR_SEED` repeats it. `WEMIXVISOR_CRASH=all`
+//! tries every call that may change something outside of its process (after the others all is as it was before them),
+//! `WEMIXVISOR_CRASH=every` those too, `WEMIXVISOR_CRASH=SECONDS` takes so long for each kind of sample.
 
 mod faults;
+mod full_disk;
 mod strace;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -79,6 +82,8 @@ enum Release {
 #[derive(Clone, Copy, Debug)]
 enum Program {
     Supervisor,
+    /// The same, told to make backups by copying, into the home.
+    Copying,
     /// `backup restore` of the only backup, with no supervisor.
     Restore,
     /// A script instead of us.
@@ -223,6 +228,12 @@ impl Course {
             Before::Killed(course, point) => return halted(course, point),
             Before::Planned | Before::Committed | Before::WentOn => Home::new(),
         };
+        self.lay_out(&home);
+        Some(home)
+    }
+
+    /// Puts all into a new home that this course wants there, and lets happen what comes before it.
+    fn lay_out(&self, home: &Home) {
         for (name, release) in ["v1", "v2"].iter().zip(self.releases) {
             match release {
                 Release::Mock(flags) => _ = home.release(name, flags),
@@ -242,29 +253,29 @@ impl Course {
         fs::remove_file(home.own("current")).unwrap();
         std::os::unix::fs::symlink("upgrades/v1", home.own("current")).unwrap();
         home.plan("v2", 105);
-        write_data(&home, DATA);
+        write_data(home, DATA);
         if !matches!(self.before, Before::Planned) {
             let frozen = home.own("upgrades/v1/mock-flags");
             let flags = fs::read_to_string(&frozen).unwrap();
             fs::write(&frozen, "--halt-at 104").unwrap();
             let course = forward();
-            let mut visor = home.spawn(supervisor(&home));
-            until("it is committed", || course.ended(&home, visor.pid()));
+            let mut visor = home.spawn(supervisor(home, &[]));
+            until("it is committed", || course.ended(home, visor.pid()));
             visor.stop();
             drop(visor);
             fs::write(&frozen, flags).unwrap();
         }
         if matches!(self.before, Before::WentOn) {
-            write_data(&home, SINCE);
+            write_data(home, SINCE);
         }
-        Some(home)
     }
 
     /// The program that is killed.
     fn command(&self, home: &Home) -> Command {
         match self.under_test {
-            Program::Supervisor => supervisor(home),
-            Program::Restore => home.command(&["backup", "restore", &backups(home)[0]]),
+            Program::Supervisor => supervisor(home, &[]),
+            Program::Copying => supervisor(home, &["backup_mode=copy"]),
+            Program::Restore => home.command(&["backup", "restore", name(&backups(home)[0])]),
             Program::Script(text) => {
                 let mut command = Command::new("/bin/sh");
                 command
@@ -280,8 +291,8 @@ impl Course {
     /// What is started after it was killed.
     fn next(&self, home: &Home) -> Command {
         match self.under_test {
-            Program::Supervisor | Program::Restore => supervisor(home),
-            Program::Script(_) => self.command(home),
+            Program::Supervisor | Program::Restore => supervisor(home, &[]),
+            Program::Copying | Program::Script(_) => self.command(home),
         }
     }
 
@@ -305,7 +316,7 @@ impl Course {
 }
 
 /// Our supervisor with all its waits short.
-fn supervisor(home: &Home) -> Command {
+fn supervisor(home: &Home, more: &[&str]) -> Command {
     let quick = [
         "trial_time=1ms",
         "trial_blocks=1",
@@ -315,7 +326,7 @@ fn supervisor(home: &Home) -> Command {
         "min_disk=0",
     ];
     let node = node_args(home);
-    let settings = quick.iter().flat_map(|setting| ["--set", *setting]);
+    let settings = quick.iter().chain(more).flat_map(|setting| ["--set", *setting]);
     let args: Vec<&str> = settings.chain(["run"]).chain(node.iter().map(String::as_str)).collect();
     home.command(&args)
 }
@@ -337,13 +348,18 @@ fn nodes(home: &Home) -> Vec<u32> {
     pids.filter(is_node).collect()
 }
 
-/// The backups that count, by name.
-fn backups(home: &Home) -> Vec<String> {
-    let entries = fs::read_dir(home.root().join("backups")).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries.map(|entry| entry.file_name().to_str().unwrap().to_owned()).collect();
-    names.retain(|name| !name.starts_with('.'));
-    names.sort();
-    names
+/// The backups that count: those beside the home's other things, and those that had to be made within the data.
+fn backups(home: &Home) -> Vec<PathBuf> {
+    let places = [home.root().join("backups"), home.datadir().join(".wemixvisor-backups")];
+    let mut found: Vec<PathBuf> =
+        places.iter().flat_map(|place| fs::read_dir(place).into_iter().flatten().flatten()).map(|e| e.path()).collect();
+    found.retain(|path| !name(path).starts_with('.'));
+    found.sort();
+    found
+}
+
+fn name(path: &Path) -> &str {
+    path.file_name().unwrap().to_str().unwrap()
 }
 
 fn parent(pid: u32) -> u32 {
@@ -382,57 +398,42 @@ struct Point {
     victim: Victim,
 }
 
-/// Calls after which something outside may have changed: these points are tried first.
-const CHANGES: &[&str] = &[
-    "openat",
-    "write",
-    "fsync",
-    "fdatasync",
-    "rename",
-    "renameat",
-    "renameat2",
-    "symlink",
-    "symlinkat",
-    "unlink",
-    "unlinkat",
-    "mkdir",
-    "mkdirat",
-    "link",
-    "linkat",
-    "flock",
-    "lchown",
-    "fchown",
-    "ftruncate",
-    "copy_file_range",
-    "ioctl",
-    "execve",
-    "prctl",
-    "setsid",
-    "fcntl",
-    "kill",
-    "pidfd_send_signal",
-    "clone",
-    "clone3",
-    "vfork",
-];
+/// Whether something outside of the process may be other after this call than before it. What only reads, and what failed,
+/// leaves all as it was after the call before: to be killed there is the same.
+fn changes(call: &str, line: &str) -> bool {
+    let failed = line.contains(" = -1 ");
+    match call {
+        "openat" => !failed && ["O_CREAT", "O_TRUNC", "O_TMPFILE"].iter().any(|flag| line.contains(flag)),
+        "write" | "pwrite64" | "fsync" | "fdatasync" | "syncfs" | "rename" | "renameat" | "renameat2" | "symlink"
+        | "symlinkat" | "unlink" | "unlinkat" | "rmdir" | "mkdir" | "mkdirat" | "link" | "linkat" | "flock"
+        | "lchown" | "fchown" | "fchownat" | "chmod" | "fchmod" | "fchmodat" | "ftruncate" | "fallocate"
+        | "utimensat" | "copy_file_range" | "ioctl" | "fsetxattr" | "lsetxattr" | "execve" | "prctl" | "setsid"
+        | "kill" | "pidfd_send_signal" | "clone" | "clone3" | "vfork" | "sendto" | "sendmsg" => !failed,
+        _ => false,
+    }
+}
 
-/// What a run of this course does: the calls of each process, in order, with who it is.
-fn record(course: &Course) -> Vec<(String, Vec<String>)> {
+/// The calls of one process, in order; whether each changed something.
+type Calls = Vec<(String, bool)>;
+
+/// What a run of this course does: the calls of each process, with who it is.
+fn record(course: &Course) -> Vec<(String, Calls)> {
     let home = course.home().expect("what comes before it happens");
     let mut traced = Traced::start(&home, &course.command(&home), "all", ("prctl", 1, Duration::from_millis(50)));
-    let mut calls: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    let mut calls: BTreeMap<u32, Calls> = BTreeMap::new();
     let mut executed: BTreeMap<u32, usize> = BTreeMap::new();
     let mut who: BTreeMap<u32, String> = BTreeMap::new();
     let mut watch = Watch::new(&home, course);
     let began = Instant::now();
     loop {
         match traced.next(Duration::from_millis(3)) {
-            Some(Event::Called(pid, name, _)) => {
+            Some(Event::Called(pid, name, line)) => {
                 let executed = executed.entry(pid).or_default();
                 *executed += usize::from(name == "execve");
                 // What follows the shim's own execve is the node's.
                 if *executed < 2 || name == "execve" {
-                    calls.entry(pid).or_default().push(name);
+                    let changes = changes(&name, &line);
+                    calls.entry(pid).or_default().push((name, changes));
                 }
             }
             Some(Event::Pauses(pid, is, _)) => _ = who.entry(pid).or_insert(is),
@@ -445,15 +446,15 @@ fn record(course: &Course) -> Vec<(String, Vec<String>)> {
 }
 
 /// All points of a recorded run. Recoveries are many: there it is the supervisor that is killed, at what it and its steps do.
-fn points(course: &Course, recorded: &[(String, Vec<String>)]) -> BTreeSet<Point> {
+fn points(course: &Course, recorded: &[(String, Calls)]) -> BTreeMap<Point, bool> {
     let again = matches!(course.before, Before::Killed(..));
-    let mut points = BTreeSet::new();
+    let mut points = BTreeMap::new();
     let mut seen: BTreeMap<(String, String, usize), usize> = BTreeMap::new();
     for (who, calls) in recorded {
         let supervisor = who == "supervisor";
         let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
         let (mut executed, mut own) = (false, false);
-        for call in calls {
+        for (call, changes) in calls {
             let k = counts.entry(call).or_default();
             *k += 1;
             executed |= call == "execve";
@@ -465,7 +466,7 @@ fn points(course: &Course, recorded: &[(String, Vec<String>)]) -> BTreeSet<Point
             let boring = who == "spawn" && call == "rt_sigaction";
             // Those that only look are many, and alike; a probe reads all of /proc.
             let alike = *nth > 1 && ["look", "probe", "spawn"].contains(&who);
-            let alike = alike || (who == "probe" && !CHANGES.contains(&call.as_str()));
+            let alike = alike || (who == "probe" && !changes);
             let alike = alike || (again && ["look", "probe", "spawn", "stage"].contains(&who));
             if boring || alike || matches!(call.as_str(), "exit_group" | "exit") {
                 continue;
@@ -479,12 +480,9 @@ fn points(course: &Course, recorded: &[(String, Vec<String>)]) -> BTreeSet<Point
                 _ if own => &[Victim::Itself, Victim::Supervisor],
                 _ => &[Victim::Itself, Victim::Supervisor, Victim::Both],
             };
-            points.extend(victims.iter().map(|victim| Point {
-                who: who.to_owned(),
-                nth: *nth,
-                call: call.clone(),
-                k: *k,
-                victim: *victim,
+            points.extend(victims.iter().map(|victim| {
+                let point = Point { who: who.to_owned(), nth: *nth, call: call.clone(), k: *k, victim: *victim };
+                (point, *changes)
             }));
         }
     }
@@ -579,8 +577,8 @@ impl<'a> Watch<'a> {
             wrong(format!("left behind: {:?} {:?}", nodes(home), home.holders()));
         }
         // What was replaced has a journal of its own.
-        let aside = backups(home).into_iter().filter(|name| name.starts_with("before-restore"));
-        let aside: Vec<PathBuf> = aside.map(|name| home.root().join("backups").join(name).join("data")).collect();
+        let aside = backups(home).into_iter().filter(|path| name(path).starts_with("before-restore"));
+        let aside: Vec<PathBuf> = aside.map(|path| path.join("data")).collect();
         for data in aside.iter().chain([&home.datadir()]) {
             let text = fs::read_to_string(data.join("mock.journal")).unwrap_or_default();
             let journal: Vec<Vec<String>> =
@@ -592,18 +590,18 @@ impl<'a> Watch<'a> {
         if !old && (!by_hand || self.acknowledged || !data_is(home, SINCE)) {
             wrong("the data is not what it should be".to_owned());
         }
-        if matches!(course.under_test, Program::Supervisor | Program::Restore) {
-            let made = backups(home).iter().filter(|name| name.starts_with("v2-")).count();
+        if !matches!(course.under_test, Program::Script(_)) {
+            let made = backups(home).iter().filter(|path| name(path).starts_with("v2-")).count();
             let replaced = usize::from(course.name.starts_with("restoring") && old);
-            // One that failed may have done so before it made its backup.
-            let made = if results == ["failed"] { made.max(1) } else { made };
+            // One that failed may have done so before it made its backup, and the next try makes its own.
+            let made = if results.iter().any(|result| result == "failed") { 1 } else { made };
             if (made, aside.len()) != (1, replaced) {
                 wrong(format!("backups: {:?}", backups(home)));
             }
-            for name in backups(home) {
-                let said = home.run(&["backup", "verify", &name]);
+            for path in backups(home) {
+                let said = home.run(&["backup", "verify", name(&path)]);
                 if said.code != 0 {
-                    wrong(format!("backup {name}: {}", said.err));
+                    wrong(format!("backup {}: {}", path.display(), said.err));
                 }
             }
         }
@@ -745,21 +743,39 @@ fn seed() -> u64 {
     })
 }
 
+/// All points rather than a sample: also those after calls that change nothing.
+fn every() -> bool {
+    std::env::var("WEMIXVISOR_CRASH").is_ok_and(|value| value == "every")
+}
+
 fn all() -> bool {
-    std::env::var("WEMIXVISOR_CRASH").is_ok_and(|value| value == "all")
+    every() || std::env::var("WEMIXVISOR_CRASH").is_ok_and(|value| value == "all")
+}
+
+/// How long a sample is tried: `sample`, or the seconds that were asked for.
+fn time(sample: Duration) -> Duration {
+    let given = std::env::var("WEMIXVISOR_CRASH").ok().and_then(|value| value.parse().ok());
+    given.map_or(sample, Duration::from_secs)
 }
 
 /// Tries the points of these courses, in an order that the seed gives, all or for a time; panics when one is violated.
 fn sweep(courses: &[Course]) {
     let mut dice = Dice(seed());
     let mut order: Vec<(u64, usize, Point)> = Vec::new();
+    let mut count = 0;
     for (i, course) in courses.iter().enumerate() {
-        for point in points(course, &record(course)) {
-            let first = if CHANGES.contains(&point.call.as_str()) { 4 } else { 1 };
-            order.push((dice.roll() / first, i, point));
+        for (point, changes) in points(course, &record(course)) {
+            count += 1;
+            if changes || every() {
+                order.push((dice.roll(), i, point));
+            }
         }
     }
     order.sort();
+    eprintln!(
+        "crash: kills: {} of {count} system calls change something outside or are tried all the same",
+        order.len()
+    );
     let tally: Mutex<Vec<[usize; 3]>> = Mutex::new(vec![[0; 3]; courses.len()]);
     try_all("kills", &order, SAMPLE_TIME, |(_, i, point)| {
         let run = run_exactly(&courses[*i], point);
@@ -778,7 +794,7 @@ fn try_all<T: Sync>(what: &str, order: &[T], time: Duration, run: impl Fn(&T) ->
     let (at, missed, violations) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Vec::new()));
     let began = Instant::now();
     let work = || {
-        while all() || began.elapsed() < time {
+        while all() || began.elapsed() < self::time(time) {
             let Some(item) = order.get(at.fetch_add(1, Ordering::Relaxed)) else { break };
             let run = run(item);
             missed.fetch_add(usize::from(run.end == End::Missed), Ordering::Relaxed);
@@ -819,7 +835,7 @@ fn recoveries(of: &[Course]) -> Vec<Course> {
     let mut found = Vec::new();
     let mut dice = Dice(seed());
     for course in of {
-        for point in points(course, &record(course)) {
+        for (point, _) in points(course, &record(course)) {
             let moves = ["rename", "renameat", "renameat2", "symlink", "symlinkat"].contains(&point.call.as_str());
             let last = point.call.starts_with("unlink") && ["step Commit", "step Back"].contains(&point.who.as_str());
             let writes = point.who.starts_with("step") || point.who == "shim";

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::Once;
 
 use rustix::process::Signal;
@@ -48,10 +49,43 @@ impl Geth {
     }
 
     fn supervise(&self) -> Visor<'_> {
+        self.supervise_with(&[], &[])
+    }
+
+    /// The same with settings of ours and arguments of geth's.
+    fn supervise_with(&self, ours: &[&str], more: &[&str]) -> Visor<'_> {
+        let args = self.args("1");
+        let words: Vec<&str> = args.iter().map(String::as_str).chain(more.iter().copied()).collect();
+        self.home.supervise_with(ours, &words)
+    }
+
+    /// geth's arguments, with so many seconds from block to block; 0: a block for each transaction.
+    fn args(&self, period: &str) -> Vec<String> {
         let (datadir, ipc) = (self.home.datadir(), self.ipc());
-        let mut args = vec!["--dev", "--dev.period", "1", "--datadir", datadir.to_str().unwrap(), "--port", "0"];
+        let mut args = vec!["--dev", "--dev.period", period, "--datadir", datadir.to_str().unwrap(), "--port", "0"];
         args.extend(["--authrpc.port", "0", "--ipcpath", ipc.to_str().unwrap(), "--cache", "64"]);
-        self.home.supervise_with(&[], &args)
+        args.into_iter().map(str::to_owned).collect()
+    }
+
+    /// Makes a chain of so many blocks with the old release, without a supervisor, as quickly as geth seals them; each block
+    /// has some KiB that no database makes smaller.
+    fn make_chain(&self, blocks: u64, more: &[&str]) {
+        let mut command = Command::new(self.home.own("genesis/bin/node"));
+        command.args(self.args("0")).args(more).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut node = command.spawn().unwrap();
+        let mut ipc = until("geth answers", || Ipc::connect(&self.ipc()));
+        let account = until("it has its account", || ipc.account());
+        let number = |value: Value| u64::from_str_radix(value.as_str().unwrap().trim_start_matches("0x"), 16).unwrap();
+        for block in 0..blocks {
+            let nonce = format!("{block:#x}");
+            let transaction =
+                json!([{"from": account, "to": account, "data": filler(block), "gas": "0x40000", "nonce": nonce}]);
+            ipc.call("eth_sendTransaction", transaction).unwrap();
+            // Faster than that, and many transactions would share a block.
+            while number(ipc.call("eth_blockNumber", json!([])).unwrap()) <= block {}
+        }
+        kill(node.id(), Signal::TERM);
+        assert!(node.wait().unwrap().success());
     }
 
     /// Puts the new release there under the name `v2`.
@@ -120,7 +154,7 @@ impl Geth {
 
 /// What `geth version` tells: the number alone.
 fn version(binary: &Path) -> String {
-    let output = std::process::Command::new(binary).arg("version").output().unwrap();
+    let output = Command::new(binary).arg("version").output().unwrap();
     let told = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = told.lines().find_map(|line| line.strip_prefix("Version: "));
     line.unwrap_or_else(|| panic!("{} is no geth: {told}", binary.display())).trim().to_owned()
@@ -240,23 +274,149 @@ fn a_real_geth_that_is_killed_is_started_again_without_its_supervisor_giving_up(
     visor.stop();
 }
 
+/// geth's socket.
+struct Ipc {
+    stream: UnixStream,
+    replies: BufReader<UnixStream>,
+}
+
+impl Ipc {
+    fn connect(path: &Path) -> Option<Ipc> {
+        let stream = UnixStream::connect(path).ok()?;
+        let replies = BufReader::new(stream.try_clone().unwrap());
+        Some(Ipc { stream, replies })
+    }
+
+    /// The result of a call; none when it failed or geth has hung up.
+    fn call(&mut self, method: &str, params: Value) -> Option<Value> {
+        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        self.stream.write_all(format!("{request}\n").as_bytes()).ok()?;
+        let mut line = String::new();
+        self.replies.read_line(&mut line).ok()?;
+        serde_json::from_str::<Value>(&line).ok()?.get_mut("result").map(Value::take)
+    }
+
+    /// The account that the dev chain gives its coins to.
+    fn account(&mut self) -> Option<Value> {
+        self.call("eth_accounts", json!([])).and_then(|all| all.get(0).cloned())
+    }
+}
+
 /// Sends transactions one after the other until geth takes no more; tells how many it took.
 fn send_transactions(ipc: &Path) -> u64 {
-    let Ok(mut stream) = UnixStream::connect(ipc) else { return 0 };
-    let mut replies = BufReader::new(stream.try_clone().unwrap());
-    let mut call = |method: &str, params: Value| -> Option<Value> {
-        let request = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        stream.write_all(format!("{request}\n").as_bytes()).ok()?;
-        let mut line = String::new();
-        replies.read_line(&mut line).ok()?;
-        serde_json::from_str::<Value>(&line).ok()?.get_mut("result").map(Value::take)
-    };
-    let Some(account) = call("eth_accounts", json!([])).and_then(|all| all.get(0).cloned()) else { return 0 };
+    let Some(mut ipc) = Ipc::connect(ipc) else { return 0 };
+    let Some(account) = ipc.account() else { return 0 };
     let mut sent = 0;
     // A little contract each, so that there is state to be flushed.
     let transaction = json!([{"from": account, "data": "0x600160005500", "gas": "0x30000"}]);
-    while call("eth_sendTransaction", transaction.clone()).is_some() {
+    while ipc.call("eth_sendTransaction", transaction.clone()).is_some() {
         sent += 1;
     }
     sent
+}
+
+// ---- backups ------------------------------------------------------------------------------------
+
+/// What every file below holds: a line each, with the digest of its content.
+fn contents(dir: &Path) -> Vec<String> {
+    let mut find = Command::new("find");
+    find.arg(dir).args(["-type", "f", "-exec", "sha256sum", "{}", "+"]);
+    let output = find.output().unwrap();
+    assert!(output.status.success());
+    let mut lines: Vec<String> = String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect();
+    lines.sort();
+    lines
+}
+
+/// 4 KiB of data for a transaction, another for each number (xorshift).
+fn filler(number: u64) -> String {
+    let mut state = number.wrapping_add(1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let words = (0..512).map(|_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        format!("{state:016x}")
+    });
+    std::iter::once("0x".to_owned()).chain(words).collect()
+}
+
+/// Blocks of the chain that is backed up.
+const BLOCKS: u64 = 3000;
+
+/// An upgrade backs up a chain by links; the node goes on and on with the data; the backup stays as it was, and geth runs on
+/// it once it is put back, from the very block that it was made at.
+fn a_snapshot_stays_and_can_be_run_on(engine: &str, immutable: &str) {
+    let Some(geth) = Geth::named() else { return };
+    let home = &geth.home;
+    let engine = ["--db.engine", engine];
+    geth.make_chain(BLOCKS, &engine);
+    geth.add();
+    let mut visor = geth.supervise_with(&[], &engine);
+    geth.until_version(0);
+    geth.until_head(BLOCKS + 1);
+    home.run(&["upgrade", "now", "v2"]).code(0);
+    let upgrade = home.until_finished("v2", "committed")["last_upgrade"].clone();
+    let head = geth.stops()[0];
+    let name = text(&upgrade, "backup");
+    let backup = home.root().join("backups").join(&name);
+    let list = home.run(&["backup", "list", "--json"]).code(0).json();
+    let listed = list["backups"].as_array().unwrap().iter().find(|b| b["name"] == name.as_str()).unwrap().clone();
+    assert_eq!((listed["head"].as_u64(), &listed["complete"]), (Some(head), &json!(true)), "{listed}");
+    assert_eq!((listed["mode"].as_str(), listed["release"].as_str()), (Some("snapshot"), Some("genesis")));
+    let before = contents(&backup);
+    let fixed = before.iter().filter(|line| line.ends_with(immutable)).count();
+    assert!(fixed > 0, "nothing that could be linked: {before:#?}");
+
+    // The node goes on: what it writes makes it throw files away and make others.
+    work(&geth);
+    home.run(&["restart"]).code(0);
+    geth.until_version(1);
+    work(&geth);
+    visor.stop();
+    let stopped = *geth.stops().last().unwrap();
+    assert!(stopped > head + 3);
+    assert_eq!(contents(&backup), before, "what the node did with its data changed the backup");
+
+    // Back to the backup: the head that it names, and on from there.
+    let restored = home.run(&["backup", "restore", &name, "--json"]).code(0).json();
+    assert_eq!((restored["head"].as_u64(), restored["restored"].as_str()), (Some(head), Some(name.as_str())));
+    assert_eq!(contents(&backup), before, "restoring it changed the backup");
+    let mut visor = geth.supervise_with(&[], &engine);
+    geth.until_version(1);
+    let loaded = home.log();
+    let loaded = loaded.lines().rfind(|line| line.contains("Loaded most recent local block")).unwrap();
+    let number = loaded.split("number=").nth(1).and_then(|rest| rest.split_whitespace().next()).unwrap();
+    assert_eq!(number.replace(',', "").parse::<u64>().unwrap(), head, "{loaded}");
+    geth.until_head(head + 2);
+    work(&geth);
+    visor.stop();
+    assert_eq!(contents(&backup), before, "what the node did on the restored data changed the backup");
+    home.run(&["backup", "verify", &name, "--full"]).code(0);
+    geth.check_stops();
+}
+
+/// Keeps geth busy for some blocks.
+fn work(geth: &Geth) {
+    let head = geth.until_head(1);
+    let ipc = geth.ipc();
+    let sender = std::thread::spawn(move || {
+        let Some(mut ipc) = Ipc::connect(&ipc) else { return };
+        let Some(account) = ipc.account() else { return };
+        for number in 0..400_u64 {
+            let transaction = json!([{"from": account, "to": account, "data": filler(number), "gas": "0x40000"}]);
+            let _ = ipc.call("eth_sendTransaction", transaction);
+        }
+    });
+    sender.join().unwrap();
+    geth.until_head(head + 3);
+}
+
+#[test]
+fn a_snapshot_of_a_real_geth_on_leveldb_stays_as_it_is_and_can_be_run_on() {
+    a_snapshot_stays_and_can_be_run_on("leveldb", ".ldb");
+}
+
+#[test]
+fn a_snapshot_of_a_real_geth_on_pebble_stays_as_it_is_and_can_be_run_on() {
+    a_snapshot_stays_and_can_be_run_on("pebble", ".sst");
 }

@@ -156,6 +156,30 @@ fn a_supervisor_that_is_killed_at_any_moment_of_the_way_back_is_followed_by_one_
 }
 
 #[test]
+fn after_a_restore_the_last_known_head_is_that_of_the_data() {
+    let home = Home::new();
+    let head = || -> u64 {
+        let state: Value = serde_json::from_str(&fs::read_to_string(home.own("state.json")).unwrap()).unwrap();
+        state["head"]["number"].as_u64().unwrap()
+    };
+    let mut visor = home.supervise(&[], &[]);
+    visor.until_up();
+    visor.stop();
+    let name = home.run(&["backup", "create"]).code(0).out.trim().to_owned();
+    let before = head();
+    let mut visor = home.supervise(&[], &[]);
+    home.until_status("blocks go on", |s| s["height"].as_u64() > Some(before + 10));
+    visor.stop();
+    assert!(head() > before);
+    home.run(&["backup", "restore", &name]).code(0);
+    assert_eq!(head(), before, "a higher one would make a plan due that is not");
+    let mut visor = home.supervise(&[], &[]);
+    let height = visor.until_up()["height"].as_u64().unwrap();
+    assert!(height < before + 10, "{height}, {before}");
+    visor.stop();
+}
+
+#[test]
 fn data_that_go_back_go_where_the_upgrade_found_them_wherever_the_next_supervisor_is_started() {
     let home = Home::new();
     home.release("v2", "--halt-at 1000000");

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, FlockOperation, RenameFlags, flock, fstat, fstatvfs, fsync, ioctl_ficlone, linkat, renameat,
@@ -38,6 +38,9 @@ pub const MANIFEST: &str = "manifest.json";
 
 /// The data of a backup, in it.
 pub const DATA: &CStr = c"data";
+
+/// How long a half-made backup may be held by who builds on it no more.
+const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// Room that is left free in any case.
 const MARGIN: u64 = 16 << 20;
@@ -223,10 +226,11 @@ impl Partial {
         let at = open_dir(rustix::fs::CWD, place).on("read", place)?;
         let path = place.join(name);
         let c_name = c_name(OsStr::new(name))?;
+        let until = Instant::now() + LOCK_WAIT;
         loop {
             let made = match make_dir(at.as_fd(), &c_name) {
-                // Somebody else left it, root for instance.
-                Err(Errno::ACCESS | Errno::PERM) if set_aside(&at, &c_name).is_ok() => continue,
+                // Somebody else left it, root for instance. What a restore works on is never put aside.
+                Err(Errno::ACCESS | Errno::PERM) if name == AHEAD && set_aside(&at, &c_name).is_ok() => continue,
                 made => made.on("create the directory", &path)?,
             };
             if made.fresh {
@@ -234,6 +238,11 @@ impl Partial {
             }
             match flock(&made.fd, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
+                // Who copied ahead was killed a moment ago.
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(5));
+                    continue;
+                }
                 Err(Errno::WOULDBLOCK) => {
                     return Err(Error::refused(format!("another process builds {}: wait for it", path.display())));
                 }

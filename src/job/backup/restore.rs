@@ -21,7 +21,7 @@ use super::{Spec, Tell, end_manifest};
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Owner, Release};
 use crate::job::{durable, look, shim};
-use crate::journal::{rfc3339, unix_now};
+use crate::journal::{Head, rfc3339, unix_now};
 use crate::manifest::{Header, How, Mode, Reader, VERSION, Writer, decode, encode, read_totals};
 
 /// What backups that a restore made are called.
@@ -51,6 +51,9 @@ pub(super) struct Intent {
     head: Option<u64>,
     /// The release that ran on them.
     release: Option<Release>,
+    /// The head of the data that take their place.
+    #[serde(default)]
+    becomes: Option<u64>,
     /// What is exchanged.
     exchange: Exchange,
 }
@@ -133,23 +136,12 @@ pub(super) fn prepare(home: &Home, site: &Site, backup: &Path, name: &str, id: &
             partial: shown(home, &partial.path),
             head: look::read_known(home).head.map(|head| head.number),
             release: home.current_release().ok(),
+            becomes: header(backup)?.head,
             exchange: exchange(site, partial, &target.fd, kept.clone())?,
         })
     })?;
-    lower_head(home, backup, site.owner)?;
     write_intent(home, &intent, site.owner)?;
     Ok(intent)
-}
-
-/// A known head that is ahead of the data would make a plan due too early; one that is behind is only older.
-fn lower_head(home: &Home, backup: &Path, owner: Owner) -> Result<()> {
-    let mut known = look::read_known(home);
-    let backed_up = header(backup)?.head.unwrap_or(0);
-    let Some(head) = known.head.as_mut().filter(|head| head.number > backed_up) else { return Ok(()) };
-    head.number = backed_up;
-    let path = home.state();
-    let text = serde_json::to_vec(&known).on("write", &path)?;
-    durable::replace_file(&path, &text, 0o600, owner)
 }
 
 /// Ends the exchange that was begun, wherever it was cut short.
@@ -186,7 +178,17 @@ pub fn finish(home: &Home) -> Result<()> {
         )));
     }
     note_in_record(home)?;
+    know(home, &intent, owner)?;
     durable::remove_file(&home.restore())
+}
+
+/// The last known head is that of the data: a higher one would make plans due that are not.
+fn know(home: &Home, intent: &Intent, owner: Owner) -> Result<()> {
+    let mut known = look::read_known(home);
+    let release = intent.release.clone().or(known.head.map(|head| head.release)).unwrap_or(Release::Genesis);
+    known.head = intent.becomes.map(|number| Head { number, seen: unix_now(), release });
+    let text = serde_json::to_vec(&known).on("write", &home.state())?;
+    durable::replace_file(&home.state(), &text, 0o600, owner)
 }
 
 /// However cleanly the last node ended: these are not the data that it ended with, and a validator's next start is held as
@@ -218,9 +220,10 @@ fn unchanged(backup: &Path, name: &str) -> Result<u64> {
         }
         let there = match statat(&data, file, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(there) => there,
-            Err(e) => {
-                return Err(Error::failed(format!("backup {name} cannot be restored: {} is gone ({e})", entry.path)));
+            Err(Errno::NOENT | Errno::NOTDIR) => {
+                return Err(Error::failed(format!("backup {name} cannot be restored: {} is gone", entry.path)));
             }
+            Err(e) => return Err(e).on("read", &backup.join("data").join(file)),
         };
         let resized = u64::try_from(there.st_size) != Ok(entry.size);
         // A node that wrote to a linked file wrote to the backup.
@@ -475,6 +478,7 @@ mod tests {
             displaced: "before-restore-20260101-001000".to_owned(),
             head: Some(99),
             release: Some(Release::Genesis),
+            becomes: Some(90),
             exchange: Exchange::Whole { inode: 4711 },
         };
         let new = vec![Named { name: "geth".to_owned(), inode: 12 }, Named { name: "%FF".to_owned(), inode: 13 }];

@@ -473,7 +473,7 @@ impl<'a> Walk<'a> {
             // Another file system is mounted there.
             How::Reflink | How::Link if like.st_dev != self.device => How::Copy,
             How::Link if class != Class::Fixed => How::Copy,
-            means => means,
+            means @ (How::Reflink | How::Link | How::Copy) => means,
         }
     }
 

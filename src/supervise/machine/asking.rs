@@ -76,6 +76,16 @@ impl Machine {
             }
         }
         self.restoring = survey.restoring;
+        if self.journal_unsure
+            && self.step.is_none()
+            && let Ok(journal) = &survey.journal
+        {
+            self.journal_unsure = false;
+            self.adopt(journal.clone());
+        }
+        if std::mem::take(&mut self.head_changed) {
+            self.known.head = survey.known.head.clone();
+        }
         match &survey.current {
             Ok(release) => self.current = Some(release.clone()),
             Err(why) if self.state == State::Boot => return self.fail(Code::Refused, why.clone(), out),
@@ -94,6 +104,16 @@ impl Machine {
             }
         } else {
             self.after_up(out);
+        }
+    }
+
+    /// Takes over the journal as it is on disk. Starts that could not be counted there count here all the same.
+    fn adopt(&mut self, journal: Option<Journal>) {
+        let before = std::mem::replace(&mut self.journal, journal);
+        if let (Some(journal), Some(before)) = (&mut self.journal, before)
+            && (&journal.id, journal.stage) == (&before.id, before.stage)
+        {
+            journal.starts = journal.starts.max(before.starts);
         }
     }
 

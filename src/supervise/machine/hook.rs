@@ -103,7 +103,8 @@ impl Machine {
                 say(out, Level::Info, format!("{name} is done"));
                 self.state = State::Working { then: Then::Go };
                 let hook_ms = self.part_began.map(|at| ms(self.now.saturating_sub(at)));
-                self.start_step(Step::Hooked { hook_ms }, out);
+                let hook = self.journal.as_ref().and_then(|j| j.hooks.first().cloned()).unwrap_or_default();
+                self.start_step(Step::Hooked { hook, hook_ms }, out);
             }
             (None, None, Exit::Code(AGAIN)) if attempt <= self.config.preupgrade_max_retries => {
                 let doubled = 1_u32.checked_shl(attempt.saturating_sub(1)).unwrap_or(u32::MAX);

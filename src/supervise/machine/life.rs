@@ -37,7 +37,7 @@ impl Machine {
             }
             Next::Switch => Step::Switch,
             Next::Restore => Step::Restore,
-            Next::Back => Step::Back,
+            Next::Back => Step::Back { stage: Stage::Back },
         };
         self.part_began = Some(self.now);
         self.state = State::Working { then: Then::Go };
@@ -111,7 +111,9 @@ impl Machine {
             return self.start_step(step, out);
         }
         match self.journal.as_ref().map(|j| (j.stage, j.from.clone())) {
-            Some((Stage::Back, from)) if self.current.as_ref() == Some(&from) => self.start_step(Step::Back, out),
+            Some((Stage::Back, from)) if self.current.as_ref() == Some(&from) => {
+                self.start_step(Step::Back { stage: Stage::Back }, out)
+            }
             Some((Stage::Stop | Stage::Hook | Stage::Switch | Stage::Restore | Stage::Back, _)) => {
                 self.stop(Then::Go, out);
             }

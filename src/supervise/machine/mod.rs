@@ -369,6 +369,10 @@ pub struct Machine {
     put_offs: u32,
     /// An exchange of data and backup was interrupted: nobody may start before it is ended.
     restoring: bool,
+    /// A step ended without a good word: what it left of the journal is to be read.
+    journal_unsure: bool,
+    /// The data went back, and with it the last known head, which is to be read again.
+    head_changed: bool,
     hook_refusal: Option<Refusal>,
     hook_until: Option<Now>,
     /// Before that the hook is not tried again.
@@ -469,6 +473,8 @@ impl Machine {
             progress_said: None,
             put_offs: 0,
             restoring: false,
+            journal_unsure: false,
+            head_changed: false,
             hook_refusal: None,
             hook_until: None,
             hook_after: None,

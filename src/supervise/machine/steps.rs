@@ -32,6 +32,7 @@ impl Machine {
             Ok(Report::Stepped(journal)) => {
                 let before = std::mem::replace(&mut self.journal, journal.map(|j| *j));
                 self.step_failures = 0;
+                self.journal_unsure = false;
                 // What follows is decided on what is read after this step.
                 if self.looking == Looking::No {
                     self.ask_look(out);
@@ -70,7 +71,7 @@ impl Machine {
                     }
                 }
             }
-            Step::Hooked { hook_ms } => {
+            Step::Hooked { hook_ms, .. } => {
                 self.phases.hook = *hook_ms;
                 if self.journal.as_ref().is_some_and(|j| j.hooks.is_empty()) {
                     self.part_began = None;
@@ -126,6 +127,7 @@ impl Machine {
             }
             Step::Restore => {
                 self.restoring = false;
+                self.head_changed = true;
                 self.parked = false;
                 self.hold_longer();
                 match self.journal.as_ref().and_then(|j| Some((j.backup.clone()?, j.replaced.clone()?))) {
@@ -140,7 +142,7 @@ impl Machine {
                 }
             }
             Step::Forgo { reason } => say(out, Level::Error, format!("the data stays as it is: {reason}")),
-            Step::Back => {
+            Step::Back { .. } => {
                 self.restarts = 0;
                 self.parked = false;
                 self.known.client_version = None;
@@ -172,7 +174,7 @@ impl Machine {
                 | Step::Commit
                 | Step::Restore
                 | Step::Forgo { .. }
-                | Step::Back => self.go(out),
+                | Step::Back { .. } => self.go(out),
             },
             State::Working { then } => self.settle(then, out),
             State::Deciding(_) => self.decide(out),
@@ -195,6 +197,7 @@ impl Machine {
     pub(super) fn step_failed(&mut self, step: Step, why: String, out: &mut Vec<Effect>) {
         self.step_failures += 1;
         // It may have been done but for its last word: what is there now is read again.
+        self.journal_unsure = true;
         self.ask_look(out);
         if let Step::Switch = step {
             self.current = None;
@@ -210,7 +213,7 @@ impl Machine {
             Step::Prove { .. } => "the proof cannot be written down".to_owned(),
             Step::Commit => "the upgrade cannot be committed".to_owned(),
             Step::Restore | Step::Forgo { .. } => "the data cannot be brought back".to_owned(),
-            Step::TurnBack { .. } | Step::Back => "the upgrade cannot be taken back".to_owned(),
+            Step::TurnBack { .. } | Step::Back { .. } => "the upgrade cannot be taken back".to_owned(),
             Step::Undo { .. } => "the revert cannot begin".to_owned(),
         };
         let asked_for = matches!(step, Step::Backup(_)) && self.interrupted();
@@ -256,7 +259,7 @@ impl Machine {
                 self.step_failures = 0;
                 self.start_step(Step::Forgo { reason: why }, out);
             }
-            Step::TurnBack { .. } | Step::Back if self.step_failures >= STEP_TRIES && self.consistent() => {
+            Step::TurnBack { .. } | Step::Back { .. } if self.step_failures >= STEP_TRIES && self.consistent() => {
                 // The link is where the journal has it: the node comes first, what is left is only to be written down.
                 self.parked = true;
                 self.step_failures = 0;
@@ -275,7 +278,7 @@ impl Machine {
             | Step::TurnBack { .. }
             | Step::Restore
             | Step::Forgo { .. }
-            | Step::Back => {
+            | Step::Back { .. } => {
                 let pause = if self.step_failures < STEP_TRIES { 1 } else { 10 };
                 self.step_retry = Some((self.now + Duration::from_secs(pause), step));
             }

@@ -609,6 +609,19 @@ fn a_validator_at_its_height_is_not_given_back_to_the_old_release() {
 }
 
 #[test]
+fn a_step_that_was_killed_after_its_write_is_known_from_what_it_wrote() {
+    let mut drive = Drive::up(&[], Vec::new()).all([probed(99)]);
+    drive.machine.current = Some(release("v2"));
+    let asked = drive.feed(Event::Asked(1, Request::Revert { to: Some(Release::Genesis) }));
+    assert_eq!(short(&asked), "step:Undo");
+    let effects = short(&drive.feed(Event::Done(Role::Step, Err("it was killed".to_owned()))));
+    assert!(effects.contains("reply") && effects.contains("start:Look"), "{effects}");
+    let back = Journal { back: Some((Outcome::Reverted, "x".to_owned())), ..journal(Stage::Back) };
+    let effects = short(&drive.feed(surveyed(survey("v2", Some(back), Vec::new()))));
+    assert!(effects.contains("TERM:Node"), "{effects}");
+}
+
+#[test]
 fn an_interrupted_restore_is_ended_before_anybody_starts() {
     let pending = Survey { restoring: true, ..survey("genesis", None, Vec::new()) };
     let mut drive = Drive::new(&[]).all([Event::Booted]);
@@ -877,7 +890,7 @@ struct Sim {
 
 /// Whether a step changes link or data, so that no node may be started meanwhile.
 fn moves(step: &Step) -> bool {
-    matches!(step, Step::Backup(_) | Step::Switch | Step::Restore | Step::Back)
+    matches!(step, Step::Backup(_) | Step::Switch | Step::Restore | Step::Back { .. })
 }
 
 impl World {
@@ -955,7 +968,7 @@ impl World {
                     if let Step::Switch | Step::Backup(_) | Step::Restore = **step {
                         assert!(self.node.is_none(), "the link moves under a node");
                     }
-                    if let Step::Back = **step {
+                    if let Step::Back { .. } = **step {
                         let there = self.current == "genesis";
                         assert!(self.node.is_none() || there, "the link moves back under a node");
                     }
@@ -1012,9 +1025,9 @@ impl World {
                     journal.stage = if hooks == 0 { Stage::Switch } else { Stage::Hook };
                 }
             }
-            Step::Hooked { .. } => {
+            Step::Hooked { hook, .. } => {
                 let journal = self.journal.as_mut().ok_or("no journal")?;
-                if journal.stage == Stage::Hook {
+                if journal.stage == Stage::Hook && journal.hooks.first() == Some(hook) {
                     journal.hooks.remove(0);
                     journal.attempt = 0;
                     journal.stage = if journal.hooks.is_empty() { Stage::Switch } else { Stage::Hook };
@@ -1054,13 +1067,16 @@ impl World {
                 };
                 journal.back.get_or_insert((*outcome, reason.clone()));
             }
-            Step::Back if self.journal.as_ref().is_some_and(|j| j.stage == Stage::Back && j.way_back().is_some()) => {
+            Step::Back { stage } if self.journal.as_ref().is_some_and(|j| j.stage != *stage) => {}
+            Step::Back { .. }
+                if self.journal.as_ref().is_some_and(|j| j.stage == Stage::Back && j.way_back().is_some()) =>
+            {
                 self.current = "genesis";
                 let journal = self.journal.as_mut().ok_or("no journal")?;
                 journal.stage = Stage::Return;
                 journal.starts = 0;
             }
-            Step::Back => {
+            Step::Back { .. } => {
                 let outcome =
                     self.journal.as_ref().and_then(|j| j.back.clone()).map_or(Outcome::Failed, |(outcome, _)| outcome);
                 self.current = "genesis";

@@ -104,7 +104,7 @@ impl Machine {
             // The old release runs: that is all that was left to see.
             let known = self.known.head.is_some() || self.life.answered.is_some();
             if self.life.head.is_some() || (!known && self.age() >= self.config.trial_time) {
-                self.start_step(Step::Back, out);
+                self.start_step(Step::Back { stage: Stage::Return }, out);
             }
             return;
         }
