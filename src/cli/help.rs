@@ -214,7 +214,8 @@ pub static COMMANDS: &[Item] = &[
         options: &[],
         details: "It replaces the whole data directory, but for the live etcd/ in it, and asks nothing.\n\
                   What it replaces is kept as the backup before-restore-<time>. The release stays as it is.\n\
-                  Refused (4) while a supervisor or the node runs, and while an upgrade is under way.",
+                  Refused (4) while a supervisor or the node runs, and while an upgrade is under way\n\
+                  (but for one whose link is back already).",
     },
     Item {
         path: "backup export",

@@ -20,8 +20,8 @@ use crate::job::backup::list::{self, Found, Held, State};
 use crate::job::backup::prune::{Limits, prune};
 use crate::job::backup::{self as store, About, Progress, Spec, export, verify};
 use crate::job::shim::{open_lock, read_record, with_node_args};
-use crate::job::{clear, durable, look};
-use crate::journal::unix_now;
+use crate::job::{clear, durable, look, step};
+use crate::journal::{Stage, unix_now};
 use crate::manifest::{Header, Mode};
 use crate::node_args;
 
@@ -106,7 +106,7 @@ fn settle(context: &Context) -> Result<()> {
     if !store::restore_pending(home) {
         return Ok(());
     }
-    if let Some(journal) = look::read_journal(home)? {
+    if let Some(journal) = look::read_journal(home)?.filter(|journal| journal.stage == Stage::Restore) {
         return Err(Error::refused(format!(
             "upgrade {} was putting its backup back: start the node, which ends that first",
             journal.name
@@ -150,13 +150,15 @@ fn restore(context: &Context, spec: &Spec, name: &str) -> Result<()> {
     let home = &context.home;
     let found = list::named(spec, name)?;
     let header = found.header().ok_or_else(|| Error::failed(format!("{name} is not complete")))?;
-    if let Some(journal) = look::read_journal(home)? {
+    let _locks = at_rest(home)?;
+    // Where the link is back already, the data may be what keeps the old release from running.
+    let journal = look::read_journal(home)?;
+    if let Some(journal) = journal.as_ref().filter(|journal| journal.stage != Stage::Return) {
         return Err(Error::refused(format!(
             "upgrade {} is under way: start the node to let it end, or take it back with `wemixvisor upgrade cancel {}` or `wemixvisor upgrade revert`, then stop",
             journal.name, journal.name
         )));
     }
-    let _locks = at_rest(home)?;
     settle(context)?;
     let _kept = found.hold()?;
     if let (Some(then), Ok(now)) = (&header.release, home.current_release())
@@ -169,6 +171,12 @@ fn restore(context: &Context, spec: &Spec, name: &str) -> Result<()> {
     let replaced = store::restore(home, spec, name, &id, &mut |progress| meter.tell(progress));
     meter.end();
     let replaced = replaced?;
+    if let Some(mut journal) = journal {
+        // The old release now has to show that it can run on these data, and nothing takes them back by itself.
+        journal.replaced = Some(replaced.clone());
+        journal.starts = 0;
+        step::write_journal(home, &journal)?;
+    }
     if context.json {
         return answer(&format!("{:#}", json!({"restored": name, "replaced": replaced, "head": header.head})));
     }
@@ -353,8 +361,10 @@ fn remove(context: &Context, spec: &Spec, keep: Option<u64>, max_age: Option<Dur
         let _ = writeln!(text, "removed {one}");
         text
     });
-    let freed: u64 = removed.iter().filter_map(|one| one.freed).sum();
-    answer(&format!("{text}{} freed", show_size(freed)))
+    // What a half-made one took was not counted.
+    let counted: Vec<u64> = removed.iter().filter_map(|one| one.freed).collect();
+    let total = if counted.is_empty() { String::new() } else { format!("{} freed", show_size(counted.iter().sum())) };
+    answer(format!("{text}{total}").trim_end())
 }
 
 /// Shows how far something is, on stderr: a bar on a terminal, else a line now and then.

@@ -22,6 +22,9 @@ use crate::supervise::{self, Setup};
 /// How long the last steps of a supervisor that was killed may hold its lock.
 const LEFTOVER_TIME: Duration = Duration::from_secs(15);
 
+/// Who only asks holds the lock for less.
+const SHARED_TIME: Duration = Duration::from_secs(1);
+
 /// How many of the node's last lines an error shows.
 const LAST_LINES: usize = 10;
 
@@ -89,7 +92,18 @@ fn take_lock(home: &Home) -> Result<File> {
     durable::give(&path, home.owner().on("read", home.root())?)?;
     let until = Instant::now() + LEFTOVER_TIME;
     let mut told = false;
+    let mut shared_since = None;
     while lock.try_lock().is_err() {
+        // Shared it is held by those who only ask, for a moment, and by who works on the data of a stopped node.
+        if lock.try_lock_shared().is_ok() {
+            lock.unlock().on("unlock", &path)?;
+            if shared_since.get_or_insert_with(Instant::now).elapsed() > SHARED_TIME {
+                return Err(Error::refused("a backup is being made or put back: start when that is over"));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+            continue;
+        }
+        shared_since = None;
         let text = std::fs::read_to_string(&path).unwrap_or_default();
         let mut words = text.split_whitespace().map(str::parse::<u64>);
         let (pid, start) =
@@ -248,6 +262,10 @@ fn wait_for_the_data(home: &Home, now: bool, progress: &mut Progress) -> Result<
     let Ok(lock) = File::open(home.data_lock()) else { return Ok(false) };
     let mut waited = false;
     while lock.try_lock_shared().is_err() {
+        if at_work(home) {
+            progress.context.note("no node runs; a backup is being made or put back");
+            return Ok(false);
+        }
         let holders = clear::holders(home);
         if now {
             holders.iter().for_each(|holder| clear::send(holder, rustix::process::Signal::KILL));
@@ -265,6 +283,11 @@ fn wait_for_the_data(home: &Home, now: bool, progress: &mut Progress) -> Result<
         progress.tell(|| Some(format!("{} to end", clear::list(&holders))));
     }
     Ok(waited)
+}
+
+/// Whether somebody works on the data of a stopped node: the one who holds the supervisors' lock shared.
+fn at_work(home: &Home) -> bool {
+    File::open(home.lock()).is_ok_and(|lock| lock.try_lock().is_err() && lock.try_lock_shared().is_ok())
 }
 
 /// Restarts the node gently; where nothing runs, starts it.

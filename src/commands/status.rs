@@ -89,7 +89,8 @@ fn without_supervisor(context: &Context) -> Value {
     })
 }
 
-fn phase_word(stage: Stage) -> &'static str {
+/// The phase of an upgrade that nobody carries on right now.
+pub fn phase_word(stage: Stage) -> &'static str {
     match stage {
         Stage::Stop => "stopping",
         Stage::Hook => "hook",
@@ -185,6 +186,7 @@ fn upgrade_line(upgrade: &Value) -> String {
     let eta = upgrade
         .get("eta_seconds")
         .and_then(Value::as_u64)
+        .filter(|seconds| *seconds > 0)
         .map(|s| format!(", about {}", spaced(&crate::config::show_duration(std::time::Duration::from_secs(s)))))
         .unwrap_or_default();
     format!("{}{height}: {}{waits}{eta}", of("name"), of("phase"))

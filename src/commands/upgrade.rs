@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 
+use super::status::phase_word;
 use super::{Context, answer, client};
 use crate::cli::Upgrade;
 use crate::config::show_size;
@@ -303,12 +304,17 @@ fn seen(context: &Context) -> Result<(Vec<Value>, Vec<look::PlanError>)> {
     let status = client::ask(&context.home, &Request::Status)?;
     let told: Vec<Value> = status.as_ref().and_then(|s| s.get("plans")?.as_array().cloned()).unwrap_or_default();
     let (schedule, errors) = plans(context);
+    let journal = look::read_journal(&context.home).ok().flatten().filter(|_| status.is_none());
     let shape = |entry: &Entry| {
         let plan = &entry.plan;
         let same =
             |t: &&Value| t.get("name") == Some(&json!(plan.name)) && t.get("height") == Some(&json!(plan.height));
         let of = |key: &str| told.iter().find(same).and_then(|t| Some(t.get(key)?.as_str()?.to_owned()));
         let (state, note) = match &entry.standing {
+            _ if journal.as_ref().is_some_and(|j| j.digest.as_ref() == Some(&plan.digest)) => {
+                let phase = journal.as_ref().map_or("", |j| phase_word(j.stage));
+                (phase, "waits for the next start, which goes on with it".to_owned())
+            }
             Standing::Pending if status.is_none() => ("scheduled", "no supervisor runs".to_owned()),
             Standing::Pending => ("scheduled", String::new()),
             Standing::Done => ("done", String::new()),
@@ -371,13 +377,18 @@ fn show(context: &Context, name: &Name) -> Result<()> {
         .filter(|plan| plan.name == *name)
         .collect();
     let history: Vec<_> = look::read_history(&context.home).into_iter().filter(|h| h.name == *name).collect();
-    if plans.is_empty() && history.is_empty() {
+    // Its plan may have been withdrawn meanwhile.
+    let journal = look::read_journal(&context.home).ok().flatten().filter(|j| j.name == *name && plans.is_empty());
+    if plans.is_empty() && history.is_empty() && journal.is_none() {
         return Err(Error::failed(format!("no plan and no finished upgrade has the name {name}")));
     }
     if context.json {
         return answer(&format!("{:#}", json!({"plans": plans, "files": files, "history": history})));
     }
     let mut text = String::new();
+    if let Some(journal) = journal {
+        let _ = writeln!(text, "{name} is under way: {}; no file holds its plan", phase_word(journal.stage));
+    }
     for plan in plans {
         let of = |key: &str| plan.get(key).and_then(Value::as_str).unwrap_or("");
         let height = plan.get("height").and_then(Value::as_u64).unwrap_or(0);
@@ -402,8 +413,8 @@ fn cancel(context: &Context, name: &Name) -> Result<()> {
     let mut was_under_way = undone(ask()?);
     if !was_under_way && let Some(journal) = look::read_journal(home)?.filter(|j| j.name == *name) {
         return Err(Error::refused(format!(
-            "upgrade {name} is under way (stage {:?}) but no supervisor runs: start it, then cancel",
-            journal.stage
+            "upgrade {name} is under way ({}) but no supervisor runs: start it, then cancel",
+            phase_word(journal.stage)
         )));
     }
     let removed = withdraw(context, name, None)?;

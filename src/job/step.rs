@@ -201,6 +201,12 @@ fn begin(home: &Home, journal: Option<Journal>, begin: Begin) -> Result<Journal>
     let plan = begin.digest.as_ref().map(|digest| look::find_plan(home, digest)).transpose()?;
     let begun = unix_now();
     let id = format!("{}-{begun}-{}", begin.name, std::process::id());
+    // Relative to where this supervisor was started; the next one may stand elsewhere.
+    let absolute = |mut data: backup::Spec| {
+        data.data_dir = std::path::absolute(&data.data_dir).on("find", &data.data_dir)?;
+        Ok(data)
+    };
+    let data = begin.data.map(absolute).transpose()?;
     let from = begin.from.map_or_else(|| home.current_release().map_err(Error::failed), Ok)?;
     let journal = Journal {
         height: begin.height,
@@ -209,7 +215,7 @@ fn begin(home: &Home, journal: Option<Journal>, begin: Begin) -> Result<Journal>
         passed: begin.passed,
         head: begin.head,
         identity: begin.identity,
-        data: begin.data,
+        data,
         ..Journal::new(id, begin.name, Stage::Stop, from, begin.to, begun)
     };
     write_journal(home, &journal)?;

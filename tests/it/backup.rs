@@ -747,3 +747,106 @@ fn a_full_disk_at_a_backup_is_named_and_leaves_no_half_one() {
     let name = home.run(&args).code(0).out;
     assert_eq!(left(), [OsString::from(name.trim())]);
 }
+
+#[test]
+fn plans_of_every_file_stay_when_an_old_backup_takes_the_place_of_the_data_they_lie_in() {
+    let home = Home::new();
+    home.put("geth/block", "1");
+    home.put("upgrade-info.json.batch", r#"[{"name": "withdrawn", "height": 10}]"#);
+    let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
+    let now = [
+        home.put("upgrade-info.json.batch", r#"[{"name": "v3", "height": 300}]"#),
+        home.put("upgrade-info.json", r#"{"name": "v4", "height": 400}"#),
+        home.put("upgrades/500/upgrade-info.json", r#"{"name": "v5", "height": 500}"#),
+    ];
+    let before = now.clone().map(|path| fs::read_to_string(path).unwrap());
+    home.put("geth/block", "2");
+    home.run(&["backup", "restore", &name]).code(0);
+    assert_eq!(fs::read_to_string(home.root().join("data/geth/block")).unwrap(), "1");
+    assert_eq!(now.map(|path| fs::read_to_string(path).unwrap()), before);
+}
+
+#[test]
+fn what_the_file_system_keeps_at_the_top_of_the_data_is_neither_backed_up_nor_replaced() {
+    let home = Home::new();
+    home.put("geth/block", "1");
+    let lost = home.root().join("data/lost+found");
+    fs::create_dir(&lost).unwrap();
+    fs::set_permissions(&lost, Permissions::from_mode(0o700)).unwrap();
+    let inode = fs::metadata(&lost).unwrap().ino();
+    let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
+    assert!(!home.root().join("backups").join(&name).join("data/lost+found").exists());
+    home.run(&["backup", "restore", &name]).code(0);
+    assert_eq!(fs::metadata(&lost).unwrap().ino(), inode);
+}
+
+#[test]
+fn after_a_restore_no_plan_is_due_by_the_head_of_the_data_that_were_replaced() {
+    let home = Home::new();
+    after_a_run(&home);
+    let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
+    let old = home.run(&["status", "--json"]).json()["height"].as_u64().unwrap();
+    after_a_run(&home);
+    let newer = home.run(&["status", "--json"]).json()["height"].as_u64().unwrap();
+    assert!(newer > old + 1, "{newer} {old}");
+    home.run(&["backup", "restore", &name]).code(0);
+    assert_eq!(home.run(&["status", "--json"]).json()["height"], old);
+    // A node that ends before it has told its head: the last known one counts.
+    home.release("genesis", "--die-at-start=3");
+    home.release("v2", "");
+    home.plan("v2", newer);
+    let mut visor = home.supervise(&["--set", "max_restarts=2"], &[]);
+    assert_eq!(visor.end(), 5);
+    assert!(!home.started().contains(&"v2".to_owned()), "{:?}", home.started());
+    assert_eq!(home.current(), "genesis");
+}
+
+#[test]
+fn a_leftover_that_cannot_be_removed_is_in_no_backups_way_and_prune_names_it() {
+    let home = Home::new();
+    home.put("geth/block", "1");
+    let left = home.root().join("backups/.partial-removed-v1-20260101-000000-1");
+    let Some(_disk) = tmpfs(&left.join("data/mounted"), "1m") else { return };
+    let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
+    home.run(&["backup", "restore", &name]).code(0);
+    home.run(&["backup", "prune"]).code(1).one_error(left.to_str().unwrap());
+}
+
+#[test]
+fn what_a_restore_replaced_is_whole_although_a_killed_node_left_its_socket_in_it() {
+    let home = Home::new();
+    home.put("geth/block", "1");
+    let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
+    drop(std::os::unix::net::UnixListener::bind(home.root().join("data/geth.ipc")).unwrap());
+    home.put("geth/block", "22");
+    let restored = home.run(&["--json", "backup", "restore", &name]).code(0).json();
+    let kept = restored["replaced"].as_str().unwrap();
+    home.run(&["backup", "verify", kept, "--full"]).code(0);
+    let archive = home.dir.join("a.tar.gz");
+    home.run(&["backup", "export", kept, archive.to_str().unwrap()]).code(0);
+    let unpacked = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(&home.dir).status();
+    assert!(unpacked.unwrap().success());
+    assert_eq!(fs::read_to_string(home.dir.join(kept).join("data/geth/block")).unwrap(), "22");
+}
+
+#[test]
+fn while_a_backup_is_made_no_supervisor_starts_and_nobody_takes_its_maker_for_a_node() {
+    let home = Home::new();
+    let mut command = Command::new("flock");
+    // As `backup create` holds them: the supervisors' lock shared, the data's alone.
+    command.args(["--shared", "--no-fork"]).arg(home.own("lock"));
+    command.args(["flock", "--no-fork"]).arg(home.own("data.lock")).args(["sleep", "1000"]);
+    let mut maker = command.stdin(Stdio::null()).spawn().unwrap();
+    until("both are held", || {
+        File::open(home.own("data.lock")).ok().filter(|lock| lock.try_lock_shared().is_err()).map(|_| ())
+    });
+    home.run(&["start", "--datadir", "d"]).code(4).one_error("a backup is being made or put back");
+    home.run(&["run", "--datadir", "d"]).code(4);
+    for stop in [&["stop"][..], &["stop", "--now"]] {
+        let said = home.run(stop).code(0);
+        assert!(said.err.contains("a backup is being made or put back"), "{said:?}");
+    }
+    assert!(maker.try_wait().unwrap().is_none(), "it was not ended");
+    maker.kill().unwrap();
+    maker.wait().unwrap();
+}

@@ -2,6 +2,7 @@
 //! one cannot, and never over blocks that are newer than the backup.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::{Value, json};
 
@@ -91,7 +92,20 @@ fn data_with_blocks_newer_than_the_backup_never_goes_back() {
     assert_eq!(visor.end(), 5);
     assert!(home.datadir().join("migrated").exists(), "the data stays");
     assert_eq!(home.current(), "genesis");
-    assert!(home.log().contains("backup restore"), "what to do is said");
+    // Where it stands is told by all who tell of upgrades.
+    for args in [&["status"][..], &["upgrade", "list"], &["upgrade", "show", "v2"]] {
+        let said = home.run(args).out;
+        assert!(said.contains("revert"), "{args:?}: {said}");
+    }
+    home.run(&["upgrade", "cancel", "v2"]).code(4).one_error("(reverting)");
+    // What to do is said, and works.
+    let line = home.until_log("`wemixvisor backup restore v2-");
+    let backup = line.split("backup restore ").nth(1).unwrap().split('`').next().unwrap().to_owned();
+    home.run(&["backup", "restore", &backup]).code(0);
+    assert!(!home.datadir().join("migrated").exists());
+    let visor = home.supervise(&[], &["--start-head", "35", "--halt-at", "39"]);
+    until_old_runs(&home, &visor);
+    assert!(!home.own("journal.json").exists());
 }
 
 #[test]
@@ -162,5 +176,25 @@ fn after_a_restore_the_last_known_head_is_that_of_the_data() {
     let mut visor = home.supervise(&[], &[]);
     let height = visor.until_up()["height"].as_u64().unwrap();
     assert!(height < before + 10, "{height}, {before}");
+    visor.stop();
+}
+
+#[test]
+fn data_that_go_back_go_where_the_upgrade_found_them_wherever_the_next_supervisor_is_started() {
+    let home = Home::new();
+    home.release("v2", "--halt-at 1000000");
+    let hook = home.own("upgrades/v2/pre-upgrade");
+    let draft = home.dir.join("draft");
+    fs::write(&draft, format!("#!/bin/sh\necho >{}/hooked; exit 1\n", home.datadir().display())).unwrap();
+    fs::set_permissions(&draft, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(draft, hook).unwrap();
+    home.plan("v2", 40);
+    let relative = ["--datadir", "d", "--period", "50ms", "--start-head", "35", "--halt-at", "39"];
+    let mut visor = home.supervise_with(&[], &relative);
+    let journal = until("the journal tells where the data is", || fs::read(home.own("journal.json")).ok());
+    let journal: Value = serde_json::from_slice(&journal).unwrap();
+    assert_eq!(journal["data"]["data_dir"], json!(home.datadir()));
+    home.until_finished("v2", "failed");
+    assert!(!home.datadir().join("hooked").exists(), "{}", reason(&home));
     visor.stop();
 }

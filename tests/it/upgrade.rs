@@ -1,13 +1,14 @@
 //! The main job: a plan, its height, the switch, the trial, the commit; and the backup that it makes.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Home, kill, tmpfs, until};
+use crate::support::{Home, kill, tmpfs, under, until};
 
 /// The node's arguments that make it stand still just below block 40, as an old binary does.
 const FROZEN: &[&str] = &["--start-head", "35", "--halt-at", "39"];
@@ -85,7 +86,7 @@ fn an_upgrade_makes_a_backup_of_the_data_as_the_old_release_left_it() {
     assert!(line["phases"]["backup"].as_u64().is_some() && line["phases"]["stop"].as_u64().is_some(), "{line}");
     home.run(&["backup", "verify", &name]).code(0);
     let mode = fs::metadata(&dir).unwrap().permissions();
-    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode) & 0o777, 0o700, "keys lie in it");
+    assert_eq!(mode.mode() & 0o777, 0o700, "keys lie in it");
     visor.stop();
 }
 
@@ -154,8 +155,7 @@ fn a_backup_that_has_no_room_is_refused_while_the_node_runs_and_the_upgrade_goes
     let waits = status["upgrade"]["waits_for"].as_str().unwrap_or("");
     assert!(waits.contains("free") && waits.contains("MiB"), "{status}");
     assert_eq!(home.started(), ["genesis"]);
-    let wider =
-        std::process::Command::new("mount").args(["-o", "remount,size=64m"]).arg(home.root().join("backups")).status();
+    let wider = Command::new("mount").args(["-o", "remount,size=64m"]).arg(home.root().join("backups")).status();
     assert!(wider.unwrap().success());
     home.until_finished("v2", "committed");
     visor.stop();
@@ -173,7 +173,7 @@ fn a_disk_that_fills_up_during_the_backup_puts_the_upgrade_off_and_costs_no_node
     let ours = ["--set", "backup_mode=copy", "--set", "min_disk=0"];
     let mut visor = home.supervise(&ours, FROZEN);
     home.until_phase("stopping");
-    let fill = std::process::Command::new("dd")
+    let fill = Command::new("dd")
         .args(["if=/dev/zero", "bs=64k"])
         .arg(format!("of={}", backups.join("filler").display()))
         .output();
@@ -210,8 +210,91 @@ fn a_validator_is_held_before_its_starts_and_the_hold_is_shown() {
     let mut visor = home.supervise(&ours, &[]);
     home.until_status("the start is held", |s| !s["hold"].is_null());
     visor.until_up();
+    // And where the data went back, however clean the last end was.
+    visor.stop();
+    let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
+    home.run(&["backup", "restore", &name]).code(0);
+    let mut visor = home.supervise(&ours, &[]);
+    let status = home.until_status("the start is held", |s| !s["hold"].is_null());
+    assert!(status["hold"]["reason"].as_str().unwrap().contains("data went back"), "{status}");
+    visor.until_up();
     // A stop does not wait for a hold.
     kill(u32::try_from(home.status()["pid"].as_u64().unwrap()).unwrap(), Signal::KILL);
     home.until_status("the start is held", |s| !s["hold"].is_null());
     visor.stop();
+}
+
+#[test]
+fn a_place_for_backups_that_is_no_directory_is_found_while_the_node_runs() {
+    let home = Home::new();
+    home.release("v2", "");
+    home.plan("v2", 40);
+    let file = home.dir.join("file");
+    fs::write(&file, "").unwrap();
+    let set = format!("data_backup_dir={}", file.display());
+    let mut visor = home.supervise(&["--set", &set], FROZEN);
+    let waits = home.until_log("is due but waits, the old release runs on: cannot read");
+    assert!(waits.contains("DAEMON_DATA_BACKUP_DIR"), "{waits}");
+    assert_eq!(home.started(), ["genesis"]);
+    visor.stop();
+}
+
+#[test]
+fn a_file_that_the_supervisor_may_not_read_is_found_while_the_node_runs() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can make a file of somebody else's");
+        return;
+    }
+    let home = Home::new();
+    home.release("v2", "--halt-at 1000000");
+    home.plan("v2", 40);
+    let secret = home.datadir().join("geth/secret");
+    fs::create_dir_all(secret.parent().unwrap()).unwrap();
+    fs::write(&secret, "root's").unwrap();
+    let mut all = Command::new("chown");
+    assert!(all.args(["-R", "65534:65534"]).arg(&home.dir).status().unwrap().success());
+    chown(&secret, Some(0), Some(0)).unwrap();
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+    let mut command = home.command(&["--set", "trial_time=300ms", "--set", "trial_blocks=3", "run"]);
+    command.args(home.node_args()).args(FROZEN);
+    let who = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+    let mut visor = home.spawn(under(&who, &command));
+    let waits = home.until_log("upgrade v2 is due but waits, the old release runs on");
+    assert!(waits.contains(secret.to_str().unwrap()), "{waits}");
+    assert_eq!(home.started(), ["genesis"]);
+    // Once it can be read, the upgrade begins by itself.
+    fs::set_permissions(&secret, fs::Permissions::from_mode(0o644)).unwrap();
+    home.until_finished("v2", "committed");
+    visor.stop();
+}
+
+#[test]
+fn what_root_left_half_made_is_in_the_way_of_no_upgrade() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can leave what is root's");
+        return;
+    }
+    for nobodys_outside in [true, false] {
+        let home = Home::new();
+        home.release("v2", "--halt-at 1000000");
+        home.plan("v2", 40);
+        let left = home.root().join("backups/.partial-ahead");
+        let inner = left.join("data/geth");
+        fs::create_dir_all(&inner).unwrap();
+        fs::write(inner.join("block"), "1").unwrap();
+        let mut all = Command::new("chown");
+        assert!(all.args(["-R", "65534:65534"]).arg(&home.dir).status().unwrap().success());
+        let roots = [left.join("data"), left].into_iter().take(if nobodys_outside { 1 } else { 2 });
+        for dir in roots {
+            chown(&dir, Some(0), Some(0)).unwrap();
+            fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
+        }
+        let mut command = home.command(&["--set", "trial_time=300ms", "--set", "trial_blocks=3", "run"]);
+        command.args(home.node_args()).args(FROZEN);
+        let who = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+        let mut visor = home.spawn(under(&who, &command));
+        home.until_finished("v2", "committed");
+        assert_eq!(home.started(), ["genesis", "v2"], "it was not put off");
+        visor.stop();
+    }
 }

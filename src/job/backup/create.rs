@@ -3,7 +3,7 @@
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
-use super::place::{AHEAD, Partial, Site, base_name, mode, room};
+use super::place::{AHEAD, Partial, Site, base_name, mode, names, room};
 use super::tree::{Aim, Tally, Walk};
 use super::{About, Forecast, Spec, Tell, restore_pending};
 use crate::error::{Error, OnFile, Result};
@@ -104,6 +104,13 @@ fn choose(home: &Home, spec: &Spec) -> Result<Chosen> {
     let site = Site::find(home, spec)?;
     covered(&site, spec)?;
     let (place, means) = site.choose(spec.mode)?;
+    // Earlier backups are looked for in both places, whichever is chosen: that it cannot be done is better known now than when
+    // the node is down.
+    for place in site.places() {
+        names(&place).map_err(|e| {
+            Error::failed(format!("{e}: set DAEMON_DATA_BACKUP_DIR to a directory that can be read and written"))
+        })?;
+    }
     Ok(Chosen { site, place, means })
 }
 

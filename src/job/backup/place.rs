@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
     AtFlags, FlockOperation, RenameFlags, flock, fstat, fstatvfs, fsync, ioctl_ficlone, linkat, renameat,
@@ -119,7 +119,8 @@ impl Site {
 
     /// Names of plan files at the top of the data.
     pub fn plan_names(&self) -> Vec<Vec<u8>> {
-        if self.plans { vec![b"upgrades".to_vec(), b"upgrade-info.json".to_vec()] } else { Vec::new() }
+        let names: &[&[u8]] = &[b"upgrades", b"upgrade-info.json", b"upgrade-info.json.batch"];
+        if self.plans { names.iter().map(|name| name.to_vec()).collect() } else { Vec::new() }
     }
 
     /// Where a backup would lie and by what means, tried with a real file.
@@ -174,7 +175,8 @@ impl Site {
         Ok(found)
     }
 
-    /// Removes what earlier tries left and nobody builds on any more, but for the one of this name in this place.
+    /// Removes what earlier tries left and nobody builds on any more, but for the one of this name in this place. What cannot
+    /// be removed stays: it is in nobody's way.
     pub fn clear(&self, but: Option<(&Path, &str)>) -> Result<()> {
         for place in self.places() {
             for name in names(&place)? {
@@ -183,20 +185,18 @@ impl Site {
                 if !ours || but.is_some_and(|(dir, but)| dir == place && name == *but) {
                     continue;
                 }
-                let path = place.join(&name);
                 let dir = open_dir(rustix::fs::CWD, place.as_path()).on("read", &place)?;
                 let name = c_name(&name)?;
                 // Who builds there holds it.
                 let held = match open_dir(&dir, name.as_c_str()) {
                     Ok(fd) => Some(fd),
                     Err(Errno::NOTDIR) => None,
-                    Err(Errno::NOENT) => continue,
-                    Err(e) => return Err(e).on("read", &path),
+                    Err(_) => continue,
                 };
                 if held.as_ref().is_some_and(|fd| flock(fd, FlockOperation::NonBlockingLockExclusive).is_err()) {
                     continue;
                 }
-                remove_tree(dir.as_fd(), &name).on("remove the leftover", &path)?;
+                let _ = remove_tree(dir.as_fd(), &name);
             }
         }
         Ok(())
@@ -228,7 +228,11 @@ impl Partial {
         let c_name = c_name(OsStr::new(name))?;
         let until = Instant::now() + LOCK_WAIT;
         loop {
-            let made = make_dir(at.as_fd(), &c_name).on("create the directory", &path)?;
+            let made = match make_dir(at.as_fd(), &c_name) {
+                // Somebody else left it, root for instance. What a restore works on is never put aside.
+                Err(Errno::ACCESS | Errno::PERM) if name == AHEAD && set_aside(&at, &c_name).is_ok() => continue,
+                made => made.on("create the directory", &path)?,
+            };
             if made.fresh {
                 durable::give(&path, owner)?;
             }
@@ -270,7 +274,10 @@ impl Partial {
         match fill(&self) {
             Ok(filled) => Ok((self, filled)),
             Err(e) => {
-                let _ = remove_tree(self.at.as_fd(), &self.name);
+                // What is left of it must not be in the way of the next try.
+                if remove_tree(self.at.as_fd(), &self.name).is_err() {
+                    let _ = set_aside(&self.at, &self.name);
+                }
                 Err(e)
             }
         }
@@ -289,6 +296,13 @@ impl Partial {
         self.rename(&name)?;
         Ok(name)
     }
+}
+
+/// Takes a leftover that cannot be used out of the way; `backup prune` removes it, or says what keeps it.
+fn set_aside(at: &OwnedFd, name: &CStr) -> rustix::io::Result<()> {
+    let unique = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let aside = CString::new(format!("{PARTIAL}left-{unique}")).map_err(|_| Errno::INVAL)?;
+    rename_new(at, name, at, &aside)
 }
 
 /// Renames to a name that is free; never over anything.

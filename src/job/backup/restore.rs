@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize};
 use super::place::{
     DATA, MANIFEST, Partial, Site, base_name, c_name, free_name, header, movable, names, rename_new, room, trial,
 };
-use super::tree::{Aim, Rules, Walk, make_dir, open_dir};
+use super::tree::{Aim, LOST_AND_FOUND, Rules, Walk, make_dir, open_dir};
 use super::{Spec, Tell, end_manifest};
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Owner, Release};
-use crate::job::{durable, look};
+use crate::job::{durable, look, shim};
 use crate::journal::{Head, rfc3339, unix_now};
 use crate::manifest::{Header, How, Mode, Reader, VERSION, Writer, decode, encode, read_totals};
 
@@ -177,6 +177,7 @@ pub fn finish(home: &Home) -> Result<()> {
             displaced.display()
         )));
     }
+    note_in_record(home)?;
     know(home, &intent, owner)?;
     durable::remove_file(&home.restore())
 }
@@ -188,6 +189,18 @@ fn know(home: &Home, intent: &Intent, owner: Owner) -> Result<()> {
     known.head = intent.becomes.map(|number| Head { number, seen: unix_now(), release });
     let text = serde_json::to_vec(&known).on("write", &home.state())?;
     durable::replace_file(&home.state(), &text, 0o600, owner)
+}
+
+/// However cleanly the last node ended: these are not the data that it ended with, and a validator's next start is held as
+/// after an end that nobody saw.
+fn note_in_record(home: &Home) -> Result<()> {
+    const NOTE: &str = "; then its data were replaced";
+    let Some(mut record) = shim::read_record(home) else { return Ok(()) };
+    match &mut record.ended {
+        Some(ended) if !ended.ends_with(NOTE) => ended.push_str(NOTE),
+        Some(_) | None => return Ok(()),
+    }
+    shim::write_record(&shim::open_lock(home)?, &home.data_lock(), &record, true)
 }
 
 /// Finds out whether a backup is as it was when it was made, as far as names, sizes and times tell. Returns its bytes.
@@ -225,13 +238,15 @@ fn unchanged(backup: &Path, name: &str) -> Result<u64> {
     Ok(totals.bytes)
 }
 
-/// What stays in the data, whatever the backup has: our own folders, the plans that are known now, and a live etcd, whose log
-/// must not go back behind what it told the other members.
+/// What stays in the data, whatever the backup has: our own folders, the plans that are known now, what is the file system's,
+/// and a live etcd, whose log must not go back behind what it told the other members.
 fn kept(site: &Site) -> Vec<Vec<u8>> {
     let mut kept = site.own_names.clone();
     kept.extend(site.plan_names());
-    if site.data.join("etcd").symlink_metadata().is_ok() {
-        kept.push(b"etcd".to_vec());
+    for name in [b"etcd", LOST_AND_FOUND] {
+        if site.data.join(OsStr::from_bytes(name)).symlink_metadata().is_ok() {
+            kept.push(name.to_vec());
+        }
     }
     kept
 }

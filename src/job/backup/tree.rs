@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::{
-    AtFlags, FileType, Gid, Mode, OFlags, RawDir, Stat, Uid, chownat, fchmod, fstat, futimens, linkat, mkdirat, openat,
-    readlinkat, statat, symlinkat, unlinkat, utimensat,
+    Access, AtFlags, FileType, Gid, Mode, OFlags, RawDir, Stat, Uid, accessat, chownat, fchmod, fstat, futimens,
+    linkat, mkdirat, openat, readlinkat, statat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 
@@ -26,6 +26,9 @@ const LISTING: usize = 32 << 10;
 
 /// Deeper trees are refused: each level holds two descriptors and a listing.
 const DEPTH_MAX: usize = 100;
+
+/// What the top of an ext4 file system has, and only root may read: it is the file system's, not the node's.
+pub const LOST_AND_FOUND: &[u8] = b"lost+found";
 
 /// A file changed so lately may change again without its time telling.
 const YOUNG: Duration = Duration::from_secs(1);
@@ -280,6 +283,10 @@ impl<'a> Walk<'a> {
         let ahead = how == How::Copy && class != Class::Other;
         match (self.rules.aim, to) {
             (Aim::Forecast, _) => {
+                match self.readable(from, name, like, how) {
+                    Err(Errno::NOENT) => return Ok(()),
+                    readable => readable.on("copy", &self.source())?,
+                }
                 let there = to.is_some_and(|to| self.there(to, name, like, how).is_some());
                 if how == How::Copy && !there {
                     self.tally.to_copy += room(like);
@@ -315,6 +322,12 @@ impl<'a> Walk<'a> {
                 self.count(like, Some(how))
             }
         }
+    }
+
+    /// Whether it could be taken over, which root always can.
+    fn readable(&self, from: &OwnedFd, name: &CStr, like: &Stat, how: How) -> rustix::io::Result<()> {
+        let linked = how == How::Link && like.st_uid == rustix::process::geteuid().as_raw();
+        if self.copier.owners() || linked { Ok(()) } else { accessat(from, name, Access::READ_OK, AtFlags::empty()) }
     }
 
     /// How what lies in the target already came there, if it is what belongs there.
@@ -473,6 +486,7 @@ impl<'a> Walk<'a> {
             || (depth == 0 && self.rules.kept.iter().any(|kept| kept == name))
             || (kind == FileType::RegularFile && (name == b"LOCK" || name == b"FLOCK"))
             || (kind == FileType::Directory && depth == 1 && name == b"nodes")
+            || (kind == FileType::Directory && depth == 0 && name == LOST_AND_FOUND)
     }
 
     /// Whether a node may run: then files vanish.

@@ -259,6 +259,9 @@ impl Machine {
                 let reason = "the operator said so".to_owned();
                 Step::TurnBack { outcome: Outcome::Reverted, reason, put_off: false }
             }
+            (Some(journal), _) if journal.back.is_some() => {
+                return out.push(refuse(format!("upgrade {} is being taken back already", journal.name)));
+            }
             (Some(journal), _) => {
                 return out.push(refuse(format!(
                     "upgrade {} from {} is under way: only {} can be gone back to",

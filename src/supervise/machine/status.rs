@@ -213,6 +213,9 @@ impl Machine {
         let waits_for = match (self.life.head, problem) {
             _ if !self.config.upgrade_enabled => "DAEMON_UPGRADE_ENABLED, which is false".to_owned(),
             (Some(head), Some(problem)) if head >= due => problem,
+            (Some(head), None) if head >= due && self.now < self.begin_after => {
+                format!("another try in {}", show_duration(secs(self.begin_after.saturating_sub(self.now))))
+            }
             (None, problem) => format!(
                 "block {}, and no head is known{}",
                 plan.height,

@@ -227,7 +227,9 @@ impl Machine {
             Step::TurnBack { .. } | Step::Back { .. } => "the upgrade cannot be taken back".to_owned(),
             Step::Undo { .. } => "the revert cannot begin".to_owned(),
         };
-        say(out, Level::Error, format!("{what}: {why}"));
+        let asked_for = matches!(step, Step::Backup(_)) && self.interrupted();
+        let level = if asked_for { Level::Info } else { Level::Error };
+        say(out, level, if asked_for { what.clone() } else { format!("{what}: {why}") });
         let leaving = matches!(self.state, State::Working { then: Then::Exit(_) });
         match step {
             Step::Begin(_) => {
