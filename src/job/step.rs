@@ -289,8 +289,7 @@ fn switch(home: &Home, mut journal: Journal) -> Result<Journal> {
 
 /// Brings the data back, or ends what an interrupted `backup restore` began.
 fn restore(home: &Home, journal: Option<Journal>) -> Result<Option<Journal>> {
-    let held = hold_data(home)?;
-    shim::mark_record(home, &held, "its data went back");
+    let _held = hold_data(home)?;
     let Some(mut journal) = journal.filter(|j| j.stage == Stage::Restore) else {
         return backup::finish_restore(home).and_then(|()| look::read_journal(home));
     };

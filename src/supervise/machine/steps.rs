@@ -298,10 +298,11 @@ impl Machine {
             }
             Step::Prove { .. } | Step::Commit => {
                 self.step_retry = Some((self.now + Duration::from_secs(10), step));
-                match self.state {
-                    // Bookkeeping keeps no node down.
-                    State::Working { then: Then::Go } => self.go(out),
-                    _ => self.decide(out),
+                // Bookkeeping keeps no node down.
+                if let State::Working { then: Then::Go } = self.state {
+                    self.go(out);
+                } else {
+                    self.decide(out);
                 }
             }
         }
