@@ -167,7 +167,8 @@ fn photograph(dir: &Path) -> Vec<String> {
 
 /// The same without what no backup holds.
 fn of_backup(data: &Path) -> Vec<String> {
-    let left_out = ["geth/LOCK ", "geth/chaindata/LOCK ", "geth/chaindata/ancient/chain/FLOCK ", "geth/nodes"];
+    let left_out =
+        ["geth/LOCK ", "geth/chaindata/LOCK ", "geth/chaindata/ancient/chain/FLOCK ", "geth/nodes", "lost+found"];
     let mut all = photograph(data);
     all.retain(|line| !left_out.iter().any(|left| line.starts_with(left)) && !line.contains(".wemixvisor-"));
     all
