@@ -1,6 +1,9 @@
 //! What went wrong, in one line, and the exit status it earns.
 
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::manifest::encode;
 
 /// The exit status of a command, as the manual page lists them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,8 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// Names the file in an I/O error: `home/data: Permission denied`.
+/// Names the file in an I/O error: `home/data: Permission denied`; as manifests write names, so that none speaks to a
+/// terminal.
 pub trait OnFile<T> {
     /// The error with what was being done and the file's name in front.
     fn on(self, doing: &str, file: &std::path::Path) -> Result<T>;
@@ -68,6 +72,9 @@ pub trait OnFile<T> {
 
 impl<T, E: fmt::Display> OnFile<T> for std::result::Result<T, E> {
     fn on(self, doing: &str, file: &std::path::Path) -> Result<T> {
-        self.map_err(|e| Error::failed(format!("cannot {doing} {}: {e}", file.display())))
+        self.map_err(|e| {
+            let file = encode(file.as_os_str().as_bytes());
+            Error::failed(format!("cannot {doing} {file}: {e}"))
+        })
     }
 }

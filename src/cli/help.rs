@@ -212,7 +212,8 @@ pub static COMMANDS: &[Item] = &[
         words: &["NAME"],
         summary: "put a backup in the place of the node's data, the node being stopped",
         options: &[],
-        details: "It replaces the whole data directory, but for the live etcd/ in it, and asks nothing.\n\
+        details: "It replaces all in the data directory but plan files, backups and other folders of ours in it,\n\
+                  and a live etcd/, and asks nothing.\n\
                   What it replaces is kept as the backup before-restore-<time>. The release stays as it is.\n\
                   Refused (4) while a supervisor or the node runs, and while an upgrade is under way\n\
                   (but for one whose link is back already).",

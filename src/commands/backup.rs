@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -34,9 +34,6 @@ const DRAW_EVERY: Duration = Duration::from_millis(100);
 /// How many characters a bar has.
 const BAR: usize = 30;
 
-/// What a backup of what a restore replaced is called; nobody else's may be.
-const OF_A_RESTORE: &str = "before-restore";
-
 /// Does what was said.
 pub fn backup(context: &Context, command: &Backup) -> Result<ExitCode> {
     context.laid_out()?;
@@ -60,17 +57,14 @@ fn spec(context: &Context) -> Result<Spec> {
         Ok(release) => with_node_args(home, &release, &args)?,
         Err(_) => args,
     };
-    let data_dir = context.config.data_dir.clone().or_else(|| node_args::data_dir(&args));
-    let data_dir = data_dir.unwrap_or_else(|| home.data());
-    if data_dir.is_relative() {
+    // Where that was nobody knows here.
+    if let (None, Some(dir)) = (&context.config.data_dir, node_args::data_dir(&args).filter(|dir| dir.is_relative())) {
         return Err(Error::usage(format!(
             "the node's --datadir {} is relative to where it was started: say DAEMON_DATA_DIR, an absolute path",
-            data_dir.display()
+            dir.display()
         )));
     }
-    let ancient = node_args::value(&args, "datadir.ancient").filter(|dir| !dir.is_empty()).map(PathBuf::from);
-    let (backup_dir, mode) = (context.config.data_backup_dir.clone(), context.config.backup_mode);
-    Ok(Spec { data_dir, backup_dir, mode, ancient })
+    Ok(Spec::new(&context.config, home, &args))
 }
 
 /// The locks of who works on the data of a stopped node; nobody starts while they are held.
@@ -101,15 +95,23 @@ fn at_rest(home: &Home) -> Result<AtRest> {
 }
 
 /// An exchange of trees that was cut short is ended before anything else; that of an upgrade is its supervisor's to end.
-fn settle(context: &Context) -> Result<()> {
+fn settle(context: &Context, spec: &Spec) -> Result<()> {
     let home = &context.home;
-    if !store::restore_pending(home) {
-        return Ok(());
-    }
+    let Some((name, data)) = store::interrupted(home)? else { return Ok(()) };
     if let Some(journal) = look::read_journal(home)?.filter(|journal| journal.stage == Stage::Restore) {
         return Err(Error::refused(format!(
             "upgrade {} was putting its backup back: start the node, which ends that first",
             journal.name
+        )));
+    }
+    // What a file says is exchanged only where the operator means it.
+    let resolved = |dir: &Path| dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+    if resolved(&data) != resolved(&spec.data_dir) {
+        return Err(Error::refused(format!(
+            "the restore of {name} into {} was cut short, but the data directory is {}: end it first with --set data_dir={}, if that was meant",
+            data.display(),
+            spec.data_dir.display(),
+            data.display()
         )));
     }
     context.note("a restore was cut short: ending it first");
@@ -119,11 +121,11 @@ fn settle(context: &Context) -> Result<()> {
 fn create(context: &Context, spec: &Spec, name: Option<&str>) -> Result<()> {
     let home = &context.home;
     let name = Name::parse(name.unwrap_or("manual")).map_err(Error::usage)?;
-    if name.as_str() == OF_A_RESTORE {
+    if name.as_str() == store::BEFORE {
         return Err(Error::usage(format!("{name} is what restores call what they replaced: give another name")));
     }
     let _locks = at_rest(home)?;
-    settle(context)?;
+    settle(context, spec)?;
     let forecast = store::forecast(home, spec)?;
     context.note(&format!(
         "{} in {}: {} files, {}, of which {} are copied",
@@ -151,6 +153,7 @@ fn restore(context: &Context, spec: &Spec, name: &str) -> Result<()> {
     let found = list::named(spec, name)?;
     let header = found.header().ok_or_else(|| Error::failed(format!("{name} is not complete")))?;
     let _locks = at_rest(home)?;
+    settle(context, spec)?;
     // Where the link is back already, the data may be what keeps the old release from running.
     let journal = look::read_journal(home)?;
     if let Some(journal) = journal.as_ref().filter(|journal| journal.stage != Stage::Return) {
@@ -159,7 +162,6 @@ fn restore(context: &Context, spec: &Spec, name: &str) -> Result<()> {
             journal.name, journal.name
         )));
     }
-    settle(context)?;
     let _kept = found.hold()?;
     if let (Some(then), Ok(now)) = (&header.release, home.current_release())
         && *then != now
@@ -168,7 +170,7 @@ fn restore(context: &Context, spec: &Spec, name: &str) -> Result<()> {
     }
     let id = format!("restore-{}-{}", unix_now(), std::process::id());
     let mut meter = Meter::new(context, "restoring");
-    let replaced = store::restore(home, spec, name, &id, &mut |progress| meter.tell(progress));
+    let replaced = store::restore_lost(home, spec, name, &id, &mut |progress| meter.tell(progress));
     meter.end();
     let replaced = replaced?;
     if let Some(mut journal) = journal {

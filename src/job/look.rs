@@ -219,10 +219,9 @@ pub fn fingerprint(binary: &Path) -> Option<String> {
 
 /// Whether a name in a data directory is ours (plans, own backups) or of an empty file system, and so no node's data.
 pub fn is_ours_in_data(path: &Path) -> bool {
-    matches!(
-        path.file_name().and_then(|name| name.to_str()),
-        Some("upgrades" | "upgrade-info.json" | "upgrade-info.json.batch" | ".wemixvisor-backups" | "lost+found")
-    )
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
+    name.starts_with(".wemixvisor-")
+        || matches!(name, "upgrades" | "upgrade-info.json" | "upgrade-info.json.batch" | "lost+found")
 }
 
 /// Where plans and releases come and go. A parent is watched only until its child is there: other things change in it all

@@ -12,7 +12,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Home, kill, tmpfs, until, wemixvisor};
+use crate::support::{Home, Said, kill, said, tmpfs, under, until, wemixvisor};
 
 /// What a test wants to be in a backup: path, content.
 type Content<'a> = &'a [(&'a str, &'a [u8])];
@@ -849,4 +849,118 @@ fn while_a_backup_is_made_no_supervisor_starts_and_nobody_takes_its_maker_for_a_
     assert!(maker.try_wait().unwrap().is_none(), "it was not ended");
     maker.kill().unwrap();
     maker.wait().unwrap();
+}
+
+/// Runs a command as a user who is not root; none when this machine does not let us.
+fn as_user(home: &Home, args: &[&str]) -> Option<Said> {
+    let user = ["setpriv", "--reuid=4242", "--regid=4242", "--clear-groups"];
+    let able = Command::new(user[0]).args(&user[1..]).arg("true").status().is_ok_and(|status| status.success());
+    able.then(|| said(under(&user, &home.command(args))))
+}
+
+fn give_all(dir: &Path) {
+    assert!(Command::new("chown").args(["-R", "4242:4242"]).arg(dir).status().unwrap().success());
+}
+
+#[test]
+fn a_directory_that_cannot_be_moved_is_found_before_anything_is() {
+    let home = Home::new();
+    let name = "v2-20260101-000000";
+    make(&home, name, "2026-01-01T00:00:00Z", Some("i"), "copy", &[("geth/a", b"1"), ("keystore/k", b"2")]);
+    fs::create_dir_all(home.root().join("data/upgrades")).unwrap();
+    let keystore = home.root().join("data/keystore");
+    if as_user(&home, &["version"]).is_none() {
+        return; // Nothing is forbidden to root.
+    }
+    give_all(&home.dir);
+    fs::write(home.root().join("data/geth/a"), "now").unwrap();
+    for locked in [keystore.clone(), home.root().join("backups").join(name).join("data/keystore")] {
+        fs::set_permissions(&locked, Permissions::from_mode(0o500)).unwrap();
+        let said = as_user(&home, &["backup", "restore", name]).unwrap();
+        said.code(1).one_error("keystore cannot be moved: Permission denied");
+        assert!(!home.own("restore.json").exists());
+        assert_eq!(fs::read_to_string(home.root().join("data/geth/a")).unwrap(), "now");
+        assert_eq!(names(&home), [name]);
+        fs::set_permissions(&locked, Permissions::from_mode(0o700)).unwrap();
+    }
+    as_user(&home, &["backup", "restore", name]).unwrap().code(0);
+    assert_eq!(fs::read_to_string(home.root().join("data/geth/a")).unwrap(), "1");
+}
+
+#[test]
+fn data_below_a_directory_that_cannot_be_read_nor_written_is_restored_name_by_name() {
+    let home = Home::new();
+    if as_user(&home, &["version"]).is_none() {
+        return;
+    }
+    let above = home.dir.join("srv");
+    let data = above.join("chain");
+    fs::create_dir_all(data.join("geth")).unwrap();
+    fs::write(data.join("geth/a"), "then").unwrap();
+    give_all(&home.dir);
+    std::os::unix::fs::chown(&above, Some(0), Some(0)).unwrap();
+    fs::set_permissions(&above, Permissions::from_mode(0o711)).unwrap();
+    let setting = format!("data_dir={}", data.display());
+    let made = as_user(&home, &["--quiet", "--set", &setting, "backup", "create"]).unwrap().code(0);
+    let name = made.out.trim().to_owned();
+    fs::write(data.join("geth/a"), "now").unwrap();
+    // Where the names cannot be exchanged either, nothing is, and nothing is left behind that must be ended.
+    fs::set_permissions(data.join("geth"), Permissions::from_mode(0o500)).unwrap();
+    let said = as_user(&home, &["--quiet", "--set", &setting, "backup", "restore", &name]).unwrap();
+    said.code(1).one_error("geth cannot be moved");
+    assert!(!home.own("restore.json").exists());
+    assert_eq!(fs::read_to_string(data.join("geth/a")).unwrap(), "now");
+    fs::set_permissions(data.join("geth"), Permissions::from_mode(0o700)).unwrap();
+    as_user(&home, &["--quiet", "--set", &setting, "backup", "restore", &name]).unwrap().code(0);
+    assert_eq!(fs::read_to_string(data.join("geth/a")).unwrap(), "then");
+}
+
+#[test]
+fn an_interrupted_restore_into_another_directory_is_not_ended_by_the_way() {
+    let home = Home::new();
+    let name = "v2-20260101-000000";
+    make(&home, name, "2026-01-01T00:00:00Z", Some("i"), "copy", &[("geth/a", b"1")]);
+    let other = home.dir.join("precious");
+    fs::create_dir(&other).unwrap();
+    let intent = json!({
+        "version": 1, "backup": name, "id": "r-1", "created": "2026-01-01T00:10:00Z", "data": other,
+        "partial": "backups/.partial-before-restore-r-1", "displaced": "before-restore-20260101-001000",
+        "head": null, "release": null, "exchange": {"entries": {"new": [], "kept": []}},
+    });
+    fs::create_dir_all(home.root().join("backups/.partial-before-restore-r-1/data")).unwrap();
+    fs::write(other.join("file"), "1").unwrap();
+    fs::write(home.own("restore.json"), intent.to_string()).unwrap();
+    for args in [&["backup", "create"][..], &["backup", "restore", name]] {
+        home.run(args).code(4).one_error(&format!("--set data_dir={}", other.display()));
+        assert!(other.join("file").is_file() && home.own("restore.json").exists());
+    }
+    let setting = format!("data_dir={}", other.display());
+    fs::create_dir(other.join("geth")).unwrap();
+    home.run(&["--set", &setting, "backup", "restore", name]).code(0);
+    assert!(!home.own("restore.json").exists());
+}
+
+#[test]
+fn an_archive_goes_into_no_file_that_somebody_else_made() {
+    let home = Home::new();
+    let name = "v2-20260101-000000";
+    make(&home, name, "2026-01-01T00:00:00Z", Some("i"), "copy", &[("a", b"1")]);
+    let (file, tmp) = (home.dir.join("x.tar.gz"), home.dir.join(".x.tar.gz.tmp"));
+    fs::write(&tmp, "").unwrap();
+    fs::set_permissions(&tmp, Permissions::from_mode(0o666)).unwrap();
+    let mut open = File::open(&tmp).unwrap();
+    home.run(&["backup", "export", name, file.to_str().unwrap()]).code(0);
+    let mut seen = Vec::new();
+    open.read_to_end(&mut seen).unwrap();
+    assert_eq!(seen, b"");
+    assert_ne!(open.metadata().unwrap().ino(), fs::metadata(&file).unwrap().ino());
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o7777, 0o600);
+    // A link is replaced, and what it leads to is left alone.
+    let mine = home.dir.join("mine");
+    fs::write(&mine, "mine").unwrap();
+    symlink(&mine, &tmp).unwrap();
+    fs::remove_file(&file).unwrap();
+    home.run(&["backup", "export", name, file.to_str().unwrap()]).code(0);
+    assert_eq!(fs::read_to_string(&mine).unwrap(), "mine");
+    assert!(tmp.symlink_metadata().is_err());
 }

@@ -1,7 +1,7 @@
 //! Makes backups: the forecast, the copying ahead and the backup itself are one walk with three aims.
 
 use std::io::BufWriter;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::place::{AHEAD, Partial, Site, base_name, mode, names, room};
 use super::tree::{Aim, Tally, Walk};
@@ -21,7 +21,7 @@ struct Chosen {
     means: How,
 }
 
-/// What would be done, and whether there is room.
+/// What would be done, and whether there is room. The node may run. An error says what stands in the way.
 pub fn forecast(home: &Home, spec: &Spec) -> Result<Forecast> {
     let chosen = choose(home, spec)?;
     let (tally, free) = look(&chosen)?;
@@ -37,7 +37,8 @@ pub fn forecast(home: &Home, spec: &Spec) -> Result<Forecast> {
     })
 }
 
-/// Copies beforehand what never changes again.
+/// Copies beforehand what must be copied and never changes again, while the node runs. `create` goes on from there.
+/// Returns the bytes that it copied. What changed within the last second is left for later.
 pub fn copy_ahead(home: &Home, spec: &Spec, tell: Tell) -> Result<u64> {
     let chosen = choose(home, spec)?;
     let (forecast, _) = look(&chosen)?;
@@ -55,7 +56,7 @@ pub fn copy_ahead(home: &Home, spec: &Spec, tell: Tell) -> Result<u64> {
     Ok(tally.copied)
 }
 
-/// Makes a backup, or adopts the one with this id.
+/// Makes a backup; the caller holds `data.lock` and no node lives. Returns its name. One with this id is adopted.
 pub fn create(home: &Home, spec: &Spec, about: &About, tell: Tell) -> Result<String> {
     let chosen = choose(home, spec)?;
     let site = &chosen.site;
@@ -139,8 +140,18 @@ fn not_empty(tally: &Tally, data: &Path) -> Result<()> {
 
 /// An ancient store elsewhere would be missing in the backup.
 fn covered(site: &Site, spec: &Spec) -> Result<()> {
-    let Some(ancient) = spec.ancient.as_deref().filter(|path| path.is_absolute()) else { return Ok(()) };
+    let Some(ancient) = spec.ancient.as_deref() else { return Ok(()) };
+    // The node takes a relative one as below its own folder at the top of the data; `..` may lead out of there.
+    let mut depth = Some(1_usize);
+    for part in ancient.components() {
+        depth = match part {
+            Component::ParentDir => depth.and_then(|depth| depth.checked_sub(1)),
+            Component::Normal(_) => depth.map(|depth| depth + 1),
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => depth,
+        };
+    }
     let inside = match std::fs::canonicalize(ancient) {
+        Ok(_) | Err(_) if ancient.is_relative() => depth.is_some(),
         Ok(real) => real.starts_with(&site.data),
         Err(_) => ancient.starts_with(&spec.data_dir) || ancient.starts_with(&site.data),
     };

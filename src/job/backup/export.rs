@@ -1,13 +1,13 @@
 //! Writes a backup as one tar.gz. It streams: a file goes through it in pieces, and no list of files is held.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use rustix::fs::{AtFlags, CWD, FileType, RenameFlags, Stat, readlinkat, renameat_with, statat};
+use rustix::fs::{AtFlags, CWD, FileType, OFlags, RenameFlags, Stat, readlinkat, renameat_with, statat};
 use tar::{Builder, EntryType, Header};
 
 use super::copy::mtime_ns;
@@ -29,7 +29,7 @@ pub fn to_file(found: &Found, file: &Path, owner: Option<Owner>, tell: Tell) -> 
         return Err(exists());
     }
     let tmp = file.with_file_name([".".as_ref(), name, ".tmp".as_ref()].join("".as_ref()));
-    let mut out = begin(&tmp)?;
+    let (mut out, _left) = begin(&tmp)?;
     let made = (|| {
         if let Some(owner) = owner {
             durable::give(&tmp, owner)?;
@@ -51,17 +51,30 @@ pub fn to_file(found: &Found, file: &Path, owner: Option<Owner>, tell: Tell) -> 
     durable::sync_dir(file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new(".")))
 }
 
-/// Opens the temporary file for one export at a time; what a killed one left is written over.
-fn begin(tmp: &Path) -> Result<File> {
-    let nofollow = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits().cast_signed();
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(nofollow);
-    let out = options.open(tmp).on("create", tmp)?;
-    if out.try_lock().is_err() {
-        return Err(Error::refused(format!("{} is being written by another export", tmp.display())));
+/// Makes the temporary file, for one export at a time. What lies there is never written to: whoever made it may have it
+/// open. It is locked before it is removed, and as long as its successor lives, so that nobody takes that for a leftover.
+fn begin(tmp: &Path) -> Result<(File, Option<File>)> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let busy = || Error::refused(format!("{} is being written by another export", tmp.display()));
+    let left = File::options().read(true).custom_flags(flags).open(tmp).ok();
+    if left.as_ref().is_some_and(|left| left.try_lock().is_err()) {
+        return Err(busy());
     }
-    out.set_len(0).on("write", tmp)?;
-    Ok(out)
+    match std::fs::remove_file(tmp) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).on("replace", tmp),
+        Ok(()) | Err(_) => {}
+    }
+    let out = File::options().write(true).create_new(true).mode(0o600).custom_flags(flags).open(tmp);
+    let out = match out {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => return Err(busy()),
+        out => out.on("create", tmp)?,
+    };
+    let ours =
+        |meta: std::fs::Metadata| out.metadata().is_ok_and(|out| (out.dev(), out.ino()) == (meta.dev(), meta.ino()));
+    if out.try_lock().is_err() || !tmp.symlink_metadata().is_ok_and(ours) {
+        return Err(busy());
+    }
+    Ok((out, left))
 }
 
 /// Writes the archive to `out`, which `shown` names in errors.
@@ -76,7 +89,7 @@ pub fn write<'a>(found: &Found, out: &'a mut (dyn Write + 'a), shown: &'a Path, 
     let written = (|| {
         let of = |name: &str| statat(&top, name, AtFlags::SYMLINK_NOFOLLOW).on("read", &found.dir.join(name));
         archive.add_directory(Path::new(&found.name), &of(".")?)?;
-        let manifest = File::open(found.dir.join(MANIFEST)).on("read", &found.dir)?;
+        let manifest = super::reader::open(&found.dir)?;
         archive.add_file(&Path::new(&found.name).join(MANIFEST), &of(MANIFEST)?, manifest)?;
         archive.progress.bytes = 0;
         let data = Path::new(&found.name).join("data");

@@ -193,7 +193,7 @@ pub fn is_same(entry: &Entry, stat: &rustix::fs::Stat) -> bool {
 }
 
 /// A name that cannot leave its directory: that of an upgrade, a time and perhaps a number.
-fn is_name(name: &str) -> bool {
+pub fn is_name(name: &str) -> bool {
     name.starts_with(|c: char| c.is_ascii_alphanumeric())
         && name.len() <= 255
         && name.chars().all(|c| c.is_ascii_alphanumeric() || "._+-".contains(c))

@@ -19,6 +19,9 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 
+pub use create::{copy_ahead, create, forecast};
+pub use place::BEFORE;
+pub use restore::{finish_restore, interrupted, restore, restore_lost};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{BackupMode, Config, show_size};
@@ -36,16 +39,18 @@ pub struct Spec {
     pub backup_dir: PathBuf,
     /// DAEMON_BACKUP_MODE.
     pub mode: BackupMode,
-    /// The node's `--datadir.ancient`, when it names one.
+    /// The node's `--datadir.ancient`, when it names one; a relative one is below the client's folder in the data.
     pub ancient: Option<PathBuf>,
 }
 
 impl Spec {
-    /// What the settings say, for a node with these arguments.
+    /// What the settings say, for a node with these arguments that is started in this directory.
     pub fn new(config: &Config, home: &Home, node_args: &[String]) -> Spec {
         let data_dir = config.data_dir.clone().or_else(|| node_args::data_dir(node_args));
+        let data_dir = data_dir.unwrap_or_else(|| home.data());
         Spec {
-            data_dir: data_dir.unwrap_or_else(|| home.data()),
+            // It goes into a journal, which somebody in another directory may read.
+            data_dir: std::path::absolute(&data_dir).unwrap_or(data_dir),
             backup_dir: config.data_backup_dir.clone(),
             mode: config.backup_mode,
             ancient: node_args::value(node_args, "datadir.ancient").filter(|dir| !dir.is_empty()).map(PathBuf::from),
@@ -121,43 +126,15 @@ pub struct About {
 /// Told now and then while the work goes on, at most about ten times a second.
 pub type Tell<'a> = &'a mut dyn FnMut(Progress);
 
-/// What would be done, and whether there is room. The node may run. An error says what stands in the way.
-pub fn forecast(home: &Home, spec: &Spec) -> Result<Forecast> {
-    create::forecast(home, spec)
-}
-
-/// Copies beforehand what must be copied and never changes again, while the node runs. `create` goes on from there.
-/// Returns the bytes that it copied. What changed within the last second is left for later.
-pub fn copy_ahead(home: &Home, spec: &Spec, tell: Tell) -> Result<u64> {
-    create::copy_ahead(home, spec, tell)
-}
-
-/// Makes a backup; the caller holds `data.lock` and no node lives. Returns its name. One with this id is adopted.
-pub fn create(home: &Home, spec: &Spec, about: &About, tell: Tell) -> Result<String> {
-    create::create(home, spec, about, tell)
-}
-
-/// Puts a backup in the data's place; the caller holds `data.lock` and no node lives. Returns the name of the backup that
-/// what it replaced became. Can be killed at any instant and called again with the same backup and `id`; another restore
-/// has another `id`.
-pub fn restore(home: &Home, spec: &Spec, name: &str, id: &str, tell: Tell) -> Result<String> {
-    restore::restore(home, spec, name, id, tell)
-}
-
 /// Where the backup of this name lies.
 pub fn find(home: &Home, spec: &Spec, name: &str) -> Option<PathBuf> {
     let places = place::Site::find(home, spec).ok()?.places();
     places.into_iter().map(|place| place.join(name)).find(|dir| place::header(dir).is_ok())
 }
 
-/// Whether an exchange of trees was interrupted: nobody may start before `finish_restore` has ended it.
+/// Whether an exchange of trees was interrupted: nobody may start before [`finish_restore`] has ended it.
 pub fn restore_pending(home: &Home) -> bool {
     home.restore().symlink_metadata().is_ok()
-}
-
-/// Ends an interrupted exchange; nothing to do is success.
-pub fn finish_restore(home: &Home) -> Result<()> {
-    restore::finish(home)
 }
 
 /// Ends a manifest and syncs it.

@@ -3,7 +3,7 @@
 
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::fs::{self, File};
-use std::io::{BufReader, Write};
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -17,12 +17,13 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::Spec;
+use super::reader::Manifest;
 use super::tree::{Rules, Tally, Target, make_dir, open_dir, remove_tree};
 use crate::config::{BackupMode, show_size};
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Owner};
 use crate::job::durable;
-use crate::manifest::{Header, How, Mode, Reader};
+use crate::manifest::{Header, How, Mode};
 
 /// The place inside the data directory, for data that is a file system of its own.
 pub const INSIDE: &str = ".wemixvisor-backups";
@@ -32,6 +33,9 @@ pub const PARTIAL: &str = ".partial-";
 
 /// The unfinished backup that `copy_ahead` fills and `create` ends.
 pub const AHEAD: &str = ".partial-ahead";
+
+/// What the names of backups begin with that a restore made of what it replaced.
+pub const BEFORE: &str = "before-restore";
 
 /// The manifest of a backup, in it.
 pub const MANIFEST: &str = "manifest.json";
@@ -109,7 +113,9 @@ impl Site {
             }
         }
         let plans = same(&data, &home.data());
-        Ok(Site { data, backup_dir: spec.backup_dir.clone(), own, own_names, plans, owner })
+        // A link to a larger disk is followed once, here.
+        let backup_dir = fs::canonicalize(&spec.backup_dir).unwrap_or_else(|_| spec.backup_dir.clone());
+        Ok(Site { data, backup_dir, own, own_names, plans, owner })
     }
 
     /// The place inside the data.
@@ -178,11 +184,11 @@ impl Site {
     /// Removes what earlier tries left and nobody builds on any more, but for the one of this name in this place. What cannot
     /// be removed stays: it is in nobody's way.
     pub fn clear(&self, but: Option<(&Path, &str)>) -> Result<()> {
-        for place in self.places() {
+        let [outside, inside] = self.places();
+        for place in [outside, inside, self.data.clone()] {
             for name in names(&place)? {
-                let ours =
-                    name.as_bytes().starts_with(PARTIAL.as_bytes()) || name.as_bytes().starts_with(TRIAL.as_bytes());
-                if !ours || but.is_some_and(|(dir, but)| dir == place && name == *but) {
+                let partial = name.as_bytes().starts_with(PARTIAL.as_bytes()) && place != self.data;
+                if !(partial || is_left_trial(&name)) || but.is_some_and(|(dir, but)| dir == place && name == *but) {
                     continue;
                 }
                 let dir = open_dir(rustix::fs::CWD, place.as_path()).on("read", &place)?;
@@ -337,12 +343,15 @@ pub fn base_name(upgrade: &str, created: &str) -> Result<String> {
     Ok(format!("{upgrade}-{day}-{time}"))
 }
 
-/// The header of a backup's manifest.
+/// The header of a complete backup's manifest.
 pub fn header(dir: &Path) -> Result<Header> {
-    let path = dir.join(MANIFEST);
-    let file = File::open(&path).on("read", &path)?;
-    let reader = Reader::new(BufReader::new(file)).map_err(|e| Error::failed(format!("{}: {e}", dir.display())))?;
-    Ok(reader.header().clone())
+    Manifest::open(dir).map(|manifest| manifest.header().clone())
+}
+
+/// Whether this is the name of the half-made backup of what a restore replaces: part of it until it is finished.
+pub fn is_of_restore(name: &str) -> bool {
+    let rest = name.strip_prefix(PARTIAL).and_then(|rest| rest.strip_prefix(BEFORE));
+    rest.is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// What a means makes of a backup.
@@ -380,6 +389,13 @@ pub fn room(place: &Path, tally: &Tally, what: &str, help: &str) -> Result<u64> 
 
 /// What the names of trial files begin with.
 const TRIAL: &str = ".wemixvisor-trial-";
+
+/// Whether it is a trial file of a process that is gone, or an earlier one of this process.
+fn is_left_trial(name: &OsStr) -> bool {
+    let pid = name.to_str().and_then(|name| name.strip_prefix(TRIAL)).and_then(|rest| rest.split('-').next());
+    let pid = pid.and_then(|pid| pid.parse().ok());
+    pid.is_some_and(|pid| pid == std::process::id() || crate::proc::start_time(pid).is_none())
+}
 
 /// Whether a file can be cloned, else linked, from one directory to another.
 pub fn trial(from: &Path, to: &Path) -> Result<Option<How>> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::list::{self, Found, State};
-use super::place::{AHEAD, PARTIAL, c_name, rename_new};
+use super::place::{AHEAD, PARTIAL, c_name, is_of_restore, rename_new};
 use super::tree::{open_dir, remove_tree};
 use super::{Spec, restore_pending};
 use crate::config::{Config, show_size};
@@ -18,9 +18,6 @@ use crate::home::Home;
 use crate::job::{durable, look};
 use crate::journal::{rfc3339, unix_now};
 use crate::schedule::{Entry, Known, Schedule, Standing};
-
-/// What the half-made backup of what a restore replaces begins with: it is part of the restore while that is not finished.
-const OF_A_RESTORE: &str = ".partial-before-restore-";
 
 /// Which backups are no longer wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +64,7 @@ pub fn prune(home: &Home, spec: &Spec, limits: &Limits, protect: Option<&str>) -
     let all = list::find(spec)?;
     let mut removed = Vec::new();
     for found in all.iter().filter(|found| matches!(found.state, State::Partial { busy: false })) {
-        if !needed(home, &found.name) && remove(found)? {
+        if remove(found, || !needed(home, &found.name))? {
             removed.push(Removed { name: found.name.clone(), freed: None });
         }
     }
@@ -84,7 +81,7 @@ pub fn prune(home: &Home, spec: &Spec, limits: &Limits, protect: Option<&str>) -
         }
         // Of one that is damaged nothing is known but that it goes.
         let freed = list::measure(found, spec).map_or(0, |held| held.exclusive);
-        if remove(found)? {
+        if remove(found, || true)? {
             removed.push(Removed { name: found.name.clone(), freed: Some(freed) });
         }
     }
@@ -100,7 +97,7 @@ fn needed(home: &Home, partial: &str) -> bool {
         let waits = |entry: &Entry| matches!(entry.standing, Standing::Pending | Standing::Conflict(_));
         return !matches!(survey.journal, Ok(None)) || Schedule::new(&survey.plans, &known).entries.iter().any(waits);
     }
-    partial.starts_with(OF_A_RESTORE) && restore_pending(home)
+    is_of_restore(partial) && restore_pending(home)
 }
 
 /// Whether there is less room where it lies than there is to be.
@@ -113,10 +110,10 @@ fn crowded(found: &Found, min_free: Option<u64>) -> Result<bool> {
     Ok(space.f_bavail.saturating_mul(space.f_frsize) < min_free)
 }
 
-/// Removes it, unless somebody uses it.
-fn remove(found: &Found) -> Result<bool> {
+/// Removes it, unless somebody uses it, or needs it: that is asked when nobody can begin to.
+fn remove(found: &Found, unneeded: impl FnOnce() -> bool) -> Result<bool> {
     let (Some(place), Ok(dir)) = (found.dir.parent(), File::open(&found.dir)) else { return Ok(false) };
-    if dir.try_lock().is_err() {
+    if dir.try_lock().is_err() || !unneeded() {
         return Ok(false);
     }
     let at = open_dir(rustix::fs::CWD, place).on("read", place)?;

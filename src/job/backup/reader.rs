@@ -2,11 +2,25 @@
 
 use std::fs::File;
 use std::io::{BufReader, Seek};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
 
 use super::place::MANIFEST;
 use crate::error::{Error, OnFile, Result};
 use crate::manifest::{Entry, Header, Reader, Totals, decode, read_totals};
+
+/// Opens the manifest of the backup in this directory: a file, not a link to one elsewhere, nor a FIFO, to be waited for.
+pub fn open(dir: &Path) -> Result<File> {
+    let path = dir.join(MANIFEST);
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(&path).on("read", &path)?;
+    if !file.metadata().on("read", &path)?.is_file() {
+        return Err(Error::failed(format!("cannot read {}: it is no file", path.display())));
+    }
+    Ok(file)
+}
 
 /// A manifest that is read one file at a time.
 pub struct Manifest {
@@ -19,7 +33,7 @@ impl Manifest {
     /// Opens that of the backup in this directory. It has a first and a last line; what is between is read by `next`.
     pub fn open(dir: &Path) -> Result<Manifest> {
         let path = dir.join(MANIFEST);
-        let mut file = File::open(&path).on("read", &path)?;
+        let mut file = open(dir)?;
         let totals = read_totals(&mut file).on("use", &path)?;
         file.rewind().on("read", &path)?;
         let lines = Reader::new(BufReader::new(file)).on("use", &path)?;

@@ -2,30 +2,32 @@
 //! from before the first exchange until what was replaced is a backup itself, and says what belongs where.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{BufReader, BufWriter};
+use std::fs;
+use std::io::{BufWriter, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::MetadataExt;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, RenameFlags, fstat, fsync, renameat, renameat_with, statat};
+use rustix::fs::{
+    Access, AtFlags, CWD, OFlags, RenameFlags, accessat, fstat, fsync, openat, renameat, renameat_with, statat, syncfs,
+};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::list::{is_name, is_same};
 use super::place::{
-    DATA, MANIFEST, Partial, Site, base_name, c_name, free_name, header, movable, names, rename_new, room, trial,
+    BEFORE, DATA, MANIFEST, PARTIAL, Partial, Site, base_name, c_name, free_name, header, is_of_restore, movable,
+    names, rename_new, room, trial,
 };
+use super::reader::Manifest;
 use super::tree::{Aim, LOST_AND_FOUND, Rules, Walk, make_dir, open_dir};
-use super::{Spec, Tell, end_manifest};
+use super::{Spec, Tell, end_manifest, walk};
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Owner, Release};
 use crate::job::{durable, look, shim};
 use crate::journal::{Head, rfc3339, unix_now};
-use crate::manifest::{Header, How, Mode, Reader, VERSION, Writer, decode, encode, read_totals};
-
-/// What backups that a restore made are called.
-const BEFORE: &str = "before-restore";
+use crate::manifest::{Header, How, Mode, VERSION, Writer, decode, encode};
 
 /// Where a file system that cannot exchange two names keeps what it takes away first.
 const OLD: &CStr = c"old";
@@ -85,20 +87,40 @@ pub(super) struct Named {
     inode: u64,
 }
 
-/// Puts a backup in the data's place.
+/// Puts a backup in the data's place; the caller holds `data.lock` and no node lives. Returns the name of the backup that
+/// what it replaced became. Can be killed at any instant and called again with the same backup and `id`; another restore
+/// has another `id`. A data directory without data is refused: nobody is there to say that its disk is mounted.
 pub fn restore(home: &Home, spec: &Spec, name: &str, id: &str, tell: Tell) -> Result<String> {
+    put_back(home, spec, name, id, false, tell)
+}
+
+/// The same for an operator, who says that the data are lost.
+pub fn restore_lost(home: &Home, spec: &Spec, name: &str, id: &str, tell: Tell) -> Result<String> {
+    put_back(home, spec, name, id, true, tell)
+}
+
+fn put_back(home: &Home, spec: &Spec, name: &str, id: &str, lost: bool, tell: Tell) -> Result<String> {
     if let Some(intent) = read_intent(home)? {
-        finish(home)?;
+        finish_restore(home)?;
         if (intent.backup.as_str(), intent.id.as_str()) == (name, id) {
             return Ok(intent.displaced);
         }
     }
-    // Lost data are what backups are for.
-    durable::make_dirs(&spec.data_dir, 0o700, home.owner().on("read", home.root())?)?;
+    if lost {
+        durable::make_dirs(&spec.data_dir, 0o700, home.owner().on("read", home.root())?)?;
+    } else if !spec.data_dir.exists() {
+        return Err(unmounted(&spec.data_dir));
+    }
     let site = Site::find(home, spec)?;
     let backups = site.backups()?;
     if let Some((done, _, _)) = backups.iter().find(|(_, _, header)| header.restore.as_deref() == Some(id)) {
         return Ok(done.clone());
+    }
+    let is_node_s = |name: &OsString| {
+        !look::is_ours_in_data(Path::new(name)) && !site.own_names.iter().any(|own| own == name.as_bytes())
+    };
+    if !lost && !names(&site.data)?.iter().any(is_node_s) {
+        return Err(unmounted(&site.data));
     }
     let backup = backups
         .iter()
@@ -106,8 +128,15 @@ pub fn restore(home: &Home, spec: &Spec, name: &str, id: &str, tell: Tell) -> Re
         .map(|(_, dir, _)| dir)
         .ok_or_else(|| Error::failed(format!("there is no complete backup named {name}")))?;
     let intent = prepare(home, &site, backup, name, id, tell)?;
-    finish(home)?;
+    finish_restore(home)?;
     Ok(intent.displaced)
+}
+
+fn unmounted(data: &Path) -> Error {
+    Error::failed(format!(
+        "nothing of a node is in the data directory {}: mount it (or, when its data are lost indeed, make a directory geth in it), and the backup is put back",
+        data.display()
+    ))
 }
 
 /// Builds the new tree beside the data and writes down what is to happen. Nothing in the data is touched.
@@ -120,11 +149,12 @@ pub(super) fn prepare(home: &Home, site: &Site, backup: &Path, name: &str, id: &
     let rules = |aim| Rules { aim, means, own: Vec::new(), kept: kept.clone(), plans: Vec::new() };
     let (tally, _) = Walk::new(rules(Aim::Forecast), &source, &place, &mut |_| ()).run(None)?;
     room(&place, &tally, "the restore", "make room")?;
-    let partial = Partial::open(&place, &format!(".partial-{BEFORE}-{}", file_name(id)), site.owner)?;
+    let partial = Partial::open(&place, &format!("{PARTIAL}{BEFORE}-{}", file_name(id)), site.owner)?;
     let (_partial, intent) = partial.fill(|partial| {
         let target = partial.data()?;
         Walk::new(rules(Aim::Whole), &source, &partial.path, tell).of(Some(bytes)).run(Some(&target))?;
-        rustix::fs::syncfs(&target.fd).on("sync", &partial.path)?;
+        syncfs(&target.fd).on("sync", &partial.path)?;
+        owned(&[&site.data, &partial.path, &partial.path.join("data")], site.owner)?;
         let created = rfc3339(unix_now());
         Ok(Intent {
             version: 1,
@@ -144,21 +174,34 @@ pub(super) fn prepare(home: &Home, site: &Site, backup: &Path, name: &str, id: &
     Ok(intent)
 }
 
-/// Ends the exchange that was begun, wherever it was cut short.
-pub fn finish(home: &Home) -> Result<()> {
+/// Ends an interrupted exchange, wherever it was cut short; nothing to do is success.
+pub fn finish_restore(home: &Home) -> Result<()> {
     let Some(mut intent) = read_intent(home)? else { return Ok(()) };
     let owner = home.owner().on("read", home.root())?;
     let data = path(home, &intent.data)?;
     let partial = path(home, &intent.partial)?;
     let place = partial.parent().unwrap_or(Path::new("/")).to_owned();
+    // It lies where who runs the node can write, and root may follow it.
+    let broken = |text: &str, why: &str| Err(Error::failed(format!("restore.json is broken: {text:?} is {why}")));
+    if !is_name(&intent.displaced) {
+        return broken(&intent.displaced, "no name of a backup");
+    }
+    let Some(name) = partial.file_name().and_then(|name| name.to_str()).filter(|name| is_of_restore(name)) else {
+        return broken(&intent.partial, "no unfinished backup of a restore");
+    };
     let displaced = place.join(&intent.displaced);
     if partial.symlink_metadata().is_ok() {
-        let name = partial.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        owned(&[&data, &partial, &partial.join("data")], owner)?;
         let partial = Partial::open(&place, name, owner)?;
         if let Exchange::Whole { inode } = intent.exchange
             && !exchange_whole(&data, &partial, inode)?
         {
-            // The kernel refused and nothing has changed: name by name instead.
+            // The kernel refused and nothing has changed: name by name instead. Where that cannot be, every try would end
+            // here: the restore is given up.
+            if let Err(e) = writable(&data, &partial.path.join("data"), |_| false) {
+                durable::remove_file(&home.restore())?;
+                return partial.fill(|_| Err::<(), _>(e)).map(drop);
+            }
             let target = open_dir(&partial.fd, DATA).on("read", &partial.path)?;
             intent.exchange = Exchange::Entries { new: inodes(&target, &partial.path.join("data"))?, kept: Vec::new() };
             write_intent(home, &intent, owner)?;
@@ -166,7 +209,15 @@ pub fn finish(home: &Home) -> Result<()> {
         if let Exchange::Entries { new, kept } = &intent.exchange {
             exchange_entries(&data, &partial, new, kept)?;
         }
-        list(&partial, &intent, owner)?;
+        // The data are right by now: a manifest that cannot be written must not cost the node.
+        if let Err(e) = list(&partial, &intent, owner) {
+            let _ = fs::remove_file(partial.path.join(MANIFEST));
+            let _ = writeln!(
+                std::io::stderr(),
+                "wemixvisor: warning: {e}: what was replaced is kept as {} without a manifest, and is no backup",
+                displaced.display()
+            );
+        }
         fsync(&partial.fd).on("sync", &partial.path)?;
         partial.rename(&intent.displaced)?;
     } else if displaced.symlink_metadata().is_err() {
@@ -182,11 +233,19 @@ pub fn finish(home: &Home) -> Result<()> {
     durable::remove_file(&home.restore())
 }
 
+/// The backup and the data directory of the exchange that was interrupted, if one was.
+pub fn interrupted(home: &Home) -> Result<Option<(String, PathBuf)>> {
+    let Some(intent) = read_intent(home)? else { return Ok(None) };
+    Ok(Some((intent.backup, path(home, &intent.data)?)))
+}
+
 /// The last known head is that of the data: a higher one would make plans due that are not.
 fn know(home: &Home, intent: &Intent, owner: Owner) -> Result<()> {
     let mut known = look::read_known(home);
+    // A backup that does not know its head is no reason to forget that there was one.
+    let Some(number) = intent.becomes else { return Ok(()) };
     let release = intent.release.clone().or(known.head.map(|head| head.release)).unwrap_or(Release::Genesis);
-    known.head = intent.becomes.map(|number| Head { number, seen: unix_now(), release });
+    known.head = Some(Head { number, seen: unix_now(), release });
     let text = serde_json::to_vec(&known).on("write", &home.state())?;
     durable::replace_file(&home.state(), &text, 0o600, owner)
 }
@@ -205,37 +264,67 @@ fn note_in_record(home: &Home) -> Result<()> {
 
 /// Finds out whether a backup is as it was when it was made, as far as names, sizes and times tell. Returns its bytes.
 fn unchanged(backup: &Path, name: &str) -> Result<u64> {
-    let path = backup.join(MANIFEST);
-    let mut file = File::open(&path).on("read", &path)?;
-    let named = |e: Error| Error::new(e.code, format!("backup {name}: {e}"));
-    let totals = read_totals(&mut file).map_err(named)?;
-    drop(file);
-    let data = open_dir(CWD, backup.join("data")).on("read", &backup.join("data"))?;
-    let mut reader = Reader::new(BufReader::new(File::open(&path).on("read", &path)?)).map_err(named)?;
-    while let Some(entry) = reader.next().map_err(named)? {
-        let file = decode(&entry.path).unwrap_or_default();
-        let file = Path::new(OsStr::from_bytes(&file));
-        if !file.components().all(|part| matches!(part, Component::Normal(_))) {
-            return Err(Error::failed(format!("backup {name}: the manifest is broken: {:?} is no path", entry.path)));
-        }
-        let there = match statat(&data, file, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(there) => there,
-            Err(Errno::NOENT | Errno::NOTDIR) => {
-                return Err(Error::failed(format!("backup {name} cannot be restored: {} is gone", entry.path)));
-            }
-            Err(e) => return Err(e).on("read", &backup.join("data").join(file)),
+    let mut manifest = Manifest::open(backup)?;
+    let data = walk::top(&backup.join("data"))?;
+    let fault = |what: &str| Err(Error::failed(format!("backup {name} cannot be restored: {what}")));
+    while let Some((entry, path)) = manifest.next()? {
+        let Some(there) = walk::stat_below(data.as_fd(), &path)? else {
+            return fault(&format!("{} is gone", entry.path));
         };
-        let resized = u64::try_from(there.st_size) != Ok(entry.size);
-        // A node that wrote to a linked file wrote to the backup.
-        let touched = entry.how == How::Link && super::copy::mtime_ns(&there) != entry.mtime_ns;
-        if resized || touched {
+        let same = match entry.how {
+            // A node that wrote to a linked file wrote to the backup.
+            How::Link => is_same(&entry, &there),
+            How::Reflink | How::Copy => u64::try_from(there.st_size) == Ok(entry.size),
+        };
+        if !same {
+            return fault(&format!("{} was changed since it was made", entry.path));
+        }
+    }
+    Ok(manifest.totals().bytes)
+}
+
+/// Root moves only what belongs to the owner of the home, or to itself: what is said in a file that the owner writes is not
+/// enough. In a home of its own it has said so itself.
+fn owned(paths: &[&Path], owner: Owner) -> Result<()> {
+    if !rustix::process::geteuid().is_root() || owner.uid == 0 {
+        return Ok(());
+    }
+    for path in paths {
+        let uid = match fs::symlink_metadata(path) {
+            Ok(meta) => meta.uid(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e).on("read", path),
+        };
+        if uid != 0 && uid != owner.uid {
             return Err(Error::failed(format!(
-                "backup {name} cannot be restored: {} was changed since it was made",
-                entry.path
+                "{} belongs to user {uid}, the home to user {}: nothing is exchanged; chown one of them",
+                path.display(),
+                owner.uid
             )));
         }
     }
-    Ok(totals.bytes)
+    Ok(())
+}
+
+/// Whether everything at the top of both trees can be moved to the other: a directory that is moved gets another parent
+/// written into it, which needs a write permission on it, too.
+fn writable(data: &Path, new: &Path, stays: impl Fn(&[u8]) -> bool) -> Result<()> {
+    for tree in [data, new] {
+        let top = names(tree)?.into_iter().filter(|name| !stays(name.as_bytes())).map(|name| tree.join(name));
+        for path in std::iter::once(tree.to_owned()).chain(top) {
+            let is_dir = fs::symlink_metadata(&path).is_ok_and(|meta| meta.is_dir());
+            if is_dir
+                && let Err(e @ (Errno::ACCESS | Errno::PERM | Errno::ROFS)) =
+                    accessat(CWD, &path, Access::WRITE_OK, AtFlags::EACCESS)
+            {
+                return Err(Error::failed(format!(
+                    "{} cannot be moved: {e}; nothing was changed, chmod u+w it",
+                    path.display()
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// What stays in the data, whatever the backup has: our own folders, the plans that are known now, what is the file system's,
@@ -282,6 +371,7 @@ fn exchange(site: &Site, partial: &Partial, new: &OwnedFd, kept: Vec<Vec<u8>>) -
     if !inside && site.data.parent().is_some() && !here.iter().any(|name| stays(name.as_bytes())) {
         return Ok(Exchange::Whole { inode: fstat(new).on("read", &partial.path)?.st_ino });
     }
+    writable(&site.data, &partial.path.join("data"), stays)?;
     Ok(Exchange::Entries {
         new: inodes(new, &partial.path.join("data"))?,
         kept: kept.iter().map(|name| encode(name)).collect(),
@@ -317,7 +407,9 @@ fn inodes(dir: &OwnedFd, shown: &Path) -> Result<Vec<Named>> {
 /// Exchanges the data directory itself. `false`: the kernel does not allow it here, and nothing has changed.
 fn exchange_whole(data: &Path, partial: &Partial, inode: u64) -> Result<bool> {
     let parent = data.parent().unwrap_or(Path::new("/"));
-    let above = open_dir(CWD, parent).on("read", parent)?;
+    // Only to be passed through: it need not be readable.
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let above = openat(CWD, parent, flags, rustix::fs::Mode::empty()).on("open", parent)?;
     let name = c_name(data.file_name().unwrap_or_default())?;
     if inode_of(&above, &name).on("read", data)? != Some(inode) {
         if inode_of(&partial.fd, DATA).on("read", &partial.path)? != Some(inode) {
@@ -333,9 +425,8 @@ fn exchange_whole(data: &Path, partial: &Partial, inode: u64) -> Result<bool> {
             Err(e) => return Err(e).on("exchange", data),
         }
     }
-    // Also when an earlier try exchanged them: it may have been killed before this.
-    fsync(&above).on("sync", parent)?;
-    fsync(&partial.fd).on("sync", &partial.path)?;
+    // Both sides, which are on one file system; also when an earlier try exchanged them, killed before this.
+    syncfs(&partial.fd).on("sync", &partial.path)?;
     Ok(true)
 }
 

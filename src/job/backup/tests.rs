@@ -316,8 +316,12 @@ fn nothing_to_back_up_is_an_error_that_says_what_to_do() {
     assert!(refused(&world).contains("UNSAFE_SKIP_BACKUP"), "{}", refused(&world));
     world.spec.ancient = Some(world.data("geth/chaindata/ancient"));
     assert!(forecast(&world.home, &world.spec).is_ok());
-    world.spec.ancient = Some("chaindata/ancient".into());
-    assert!(forecast(&world.home, &world.spec).is_ok());
+    for (relative, inside) in
+        [("chaindata/ancient", true), ("../ancient", true), ("../../ancient", false), ("a/../../../data/b", false)]
+    {
+        world.spec.ancient = Some(relative.into());
+        assert_eq!(forecast(&world.home, &world.spec).is_ok(), inside, "{relative}");
+    }
 }
 
 #[test]
@@ -445,7 +449,7 @@ fn lost_data_are_restored_too() {
     for world in both() {
         let name = world.create();
         fs::remove_dir_all(&world.spec.data_dir).unwrap();
-        put_back(&world, &name, "r-1");
+        restore_lost(&world.home, &world.spec, &name, "r-1", &mut |_| ()).unwrap();
         assert!(world.data("geth/nodekey").exists());
         assert!(!restore_pending(&world.home));
     }
@@ -665,4 +669,182 @@ fn a_file_system_mounted_inside_the_data_is_not_torn_out() {
     assert!(!restore_pending(&world.home));
     assert_eq!(photograph(&world.backup(&again.unwrap()).join("data")), of_backup(&world.spec.data_dir));
     assert_eq!(world.names().len(), 2);
+}
+
+#[test]
+fn what_was_replaced_and_cannot_be_listed_is_kept_all_the_same() {
+    for world in both() {
+        let name = world.create();
+        let deep = format!("deep/{}", "d/".repeat(120));
+        fs::create_dir_all(world.data(&deep)).unwrap();
+        let data = |dir: &Path| {
+            let mut all = of_backup(dir);
+            all.retain(|line| !line.starts_with("upgrades"));
+            all
+        };
+        let displaced = put_back(&world, &name, "r-1");
+        assert!(!restore_pending(&world.home));
+        assert_eq!(data(&world.spec.data_dir), data(&world.backup(&name).join("data")));
+        assert!(world.backup(&displaced).join("data").join(&deep).is_dir());
+        let found = list::find(&world.spec).unwrap();
+        let found = found.iter().find(|found| found.name == displaced).unwrap();
+        assert!(matches!(found.state, list::State::Broken(_)), "{found:?}");
+        assert!(!found.dir.join("manifest.json").exists());
+    }
+}
+
+#[test]
+fn an_intent_that_was_tampered_with_moves_nothing() {
+    type Change = fn(&World, String) -> String;
+    let changes: &[(Change, &str)] = &[
+        (|_, text| text.replace("\"displaced\":\"before", "\"displaced\":\"../../before"), "is no name of a backup"),
+        (|_, text| text.replace("\"displaced\":\"before", "\"displaced\":\".before"), "is no name of a backup"),
+        (
+            |world, text| {
+                fs::rename(world.backup(".partial-before-restore-r-1"), world.backup("v1-20250101-000000")).unwrap();
+                text.replace(".partial-before-restore-r-1", "v1-20250101-000000")
+            },
+            "no unfinished backup of a restore",
+        ),
+        (
+            |_, text| text.replace(".partial-before-restore-r-1", ".partial-before-restore-r-1/.."),
+            "no unfinished backup of a restore",
+        ),
+    ];
+    for (change, why) in changes {
+        let [world, _] = both();
+        let name = world.create();
+        go_on(&world);
+        prepare(&world, &name, "r-1");
+        let text = change(&world, fs::read_to_string(world.home.restore()).unwrap());
+        fs::write(world.home.restore(), text).unwrap();
+        let before = photograph(&world.root);
+        let error = finish_restore(&world.home).unwrap_err().message;
+        assert!(error.contains(why), "{error}");
+        assert_eq!(photograph(&world.root), before);
+    }
+}
+
+#[test]
+fn root_exchanges_nothing_that_is_not_the_home_s_owner_s() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    for (at, uid, done) in [("chain", 4243, false), ("chain", 0, true), ("chain", 4242, true)] {
+        let [world, _] = both();
+        std::os::unix::fs::chown(world.home.root(), Some(4242), Some(4242)).unwrap();
+        let name = world.create();
+        std::os::unix::fs::chown(world.root.join(at), Some(uid), Some(uid)).unwrap();
+        let before = photograph(&world.spec.data_dir);
+        let tried = restore(&world.home, &world.spec, &name, "r-1", &mut |_| ());
+        assert_eq!(tried.is_ok(), done, "{uid}: {tried:?}");
+        if let Err(e) = tried {
+            assert!(e.message.contains("belongs to user 4243"), "{e}");
+            assert_eq!(photograph(&world.spec.data_dir), before);
+            assert_eq!(world.names(), [name]);
+            assert!(!restore_pending(&world.home));
+        }
+    }
+}
+
+#[test]
+fn backups_may_lie_behind_a_link() {
+    let world = World::new().with_node();
+    let disk = world.root.join("disk");
+    fs::create_dir(&disk).unwrap();
+    symlink("../disk", &world.spec.backup_dir).unwrap();
+    let name = world.create();
+    assert_eq!(listed(&disk), [name.as_str()]);
+    go_on(&world);
+    put_back(&world, &name, "r-1");
+    assert!(world.data("keystore/key").exists());
+    assert_eq!(list::find(&world.spec).unwrap().len(), 2);
+}
+
+#[test]
+fn an_automatic_restore_does_not_fill_a_directory_where_nothing_is_mounted() {
+    let restored = |world: &World, name: &str| restore(&world.home, &world.spec, name, "r-1", &mut |_| ());
+    for world in both() {
+        let name = world.create();
+        for leftover in [None, Some(".wemixvisor-trial-1"), Some("lost+found")] {
+            fs::remove_dir_all(&world.spec.data_dir).unwrap_or_default();
+            if let Some(leftover) = leftover {
+                fs::create_dir_all(world.data(leftover)).unwrap();
+            }
+            let error = restored(&world, &name).unwrap_err().message;
+            assert!(error.contains("mount"), "{error}");
+            assert!(!restore_pending(&world.home) && !world.data("geth").exists());
+        }
+        fs::create_dir(world.data("geth")).unwrap();
+        restored(&world, &name).unwrap();
+        assert!(world.data("geth/nodekey").exists());
+    }
+}
+
+#[test]
+fn a_backup_that_does_not_know_its_head_leaves_the_last_known_one() {
+    let world = World::new().with_node();
+    let about = About { id: None, upgrade: "blind".into(), head: None, release: None };
+    let blind = create(&world.home, &world.spec, &about, &mut |_| ()).unwrap();
+    let known = world.create();
+    let head = || crate::job::look::read_known(&world.home).head.map(|head| head.number);
+    put_back(&world, &known, "r-1");
+    assert_eq!(head(), Some(99));
+    put_back(&world, &blind, "r-2");
+    assert_eq!(head(), Some(99));
+}
+
+#[test]
+fn names_cannot_speak_to_the_terminal() {
+    let world = World::new().with_node();
+    let name = world.create();
+    fs::write(world.backup(&name).join("data/\x1b[2Jodd"), "").unwrap();
+    let found = list::named(&world.spec, &name).unwrap();
+    let verdict = verify::verify(&found, false, &mut |_| ()).unwrap();
+    assert_eq!(verdict.faults, ["%1B[2Jodd: is not in the manifest"]);
+    fs::create_dir_all(world.data(&format!("\x1b[2J/{}", "d/".repeat(120)))).unwrap();
+    let error = forecast(&world.home, &world.spec).unwrap_err().message;
+    assert!(error.contains("%1B[2J/d/") && !error.contains('\x1b'), "{error}");
+}
+
+#[test]
+fn a_manifest_that_is_no_file_is_not_waited_for() {
+    let world = World::new().with_node();
+    let name = world.create();
+    let manifest = world.backup(&name).join("manifest.json");
+    let kept = world.root.join("kept");
+    fs::rename(&manifest, &kept).unwrap();
+    assert!(run("mkfifo", &[manifest.as_os_str()]));
+    assert!(place::header(&world.backup(&name)).is_err());
+    assert!(list::named(&world.spec, &name).is_err());
+    fs::remove_file(&manifest).unwrap();
+    symlink(&kept, &manifest).unwrap();
+    assert!(place::header(&world.backup(&name)).is_err());
+    assert!(list::named(&world.spec, &name).is_err());
+}
+
+#[test]
+fn trial_files_that_a_kill_left_in_the_data_are_removed() {
+    let world = World::new().with_node();
+    let own = format!(".wemixvisor-trial-{}", std::process::id());
+    // Nobody has such a number.
+    for left in [&own, ".wemixvisor-trial-99999999", ".wemixvisor-trial-99999999-2"] {
+        fs::write(world.data(left), "left").unwrap();
+    }
+    // Of somebody who lives: it may be in use.
+    fs::write(world.data(".wemixvisor-trial-1"), "used").unwrap();
+    fs::create_dir(world.data(".partial-mine")).unwrap();
+    world.create();
+    let mut left = listed(&world.spec.data_dir);
+    left.retain(|name| name.starts_with('.'));
+    assert_eq!(left, [".partial-mine", ".wemixvisor-trial-1"]);
+}
+
+#[test]
+fn a_relative_data_directory_is_where_it_was_said() {
+    let home = Home::new(PathBuf::from("/h"), "geth");
+    let words = |line: &str| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+    let spec = |line: &str| Spec::new(&Config::default(), &home, &words(line));
+    assert_eq!(spec("--datadir d").data_dir, std::env::current_dir().unwrap().join("d"));
+    assert_eq!(spec("--datadir /d").data_dir, Path::new("/d"));
 }

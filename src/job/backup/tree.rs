@@ -184,8 +184,9 @@ impl<'a> Walk<'a> {
     fn directory(&mut self, from: &OwnedFd, to: Option<&Target>, depth: usize) -> Result<()> {
         if depth > DEPTH_MAX {
             return Err(Error::failed(format!(
-                "{} lies too deep: {DEPTH_MAX} levels are the most",
-                self.source().display()
+                "{} lies too deep in {}: {DEPTH_MAX} levels are the most",
+                encode(&self.path),
+                self.root.display()
             )));
         }
         let mut tables = Tables::default();
@@ -303,7 +304,7 @@ impl<'a> Walk<'a> {
                     return self.count(like, None);
                 }
                 self.clear(to, name)?;
-                match self.copy_ahead(from, name, to) {
+                match self.copy_ahead(from, name, like, to) {
                     Err(Errno::NOENT | Errno::STALE) => {
                         remove_tree(to.fd.as_fd(), name).on("remove the leftover", &self.target())
                     }
@@ -363,14 +364,14 @@ impl<'a> Walk<'a> {
                 Err(_) => {}
             },
             How::Reflink => {
-                let source = copy::open(from.as_fd(), name)?;
+                let source = copy::open(from.as_fd(), name, like)?;
                 if self.copier.clone(source.as_fd(), like, to.fd.as_fd(), name)? {
                     return Ok(How::Reflink);
                 }
             }
             How::Copy => {}
         }
-        let source = copy::open(from.as_fd(), name)?;
+        let source = copy::open(from.as_fd(), name, like)?;
         self.copy(&source, like, name, to)?;
         Ok(How::Copy)
     }
@@ -385,8 +386,8 @@ impl<'a> Walk<'a> {
     }
 
     /// Copies a file of a living node: only as long as it stands still.
-    fn copy_ahead(&mut self, from: &OwnedFd, name: &CStr, to: &Target) -> rustix::io::Result<()> {
-        let source = copy::open(from.as_fd(), name)?;
+    fn copy_ahead(&mut self, from: &OwnedFd, name: &CStr, like: &Stat, to: &Target) -> rustix::io::Result<()> {
+        let source = copy::open(from.as_fd(), name, like)?;
         let like = fstat(&source)?;
         self.copy(&source, &like, name, to)?;
         let now = fstat(&source)?;

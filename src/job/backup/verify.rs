@@ -11,7 +11,7 @@ use super::list::{Found, is_same};
 use super::reader::Manifest;
 use super::{Progress, Tell, walk};
 use crate::error::Result;
-use crate::manifest::{Entry, How, Totals};
+use crate::manifest::{Entry, How, Totals, encode};
 
 /// So many faults are named; the rest is counted.
 const NAMED: usize = 10;
@@ -64,7 +64,7 @@ pub fn verify(found: &Found, full: bool, tell: Tell) -> Result<Verdict> {
         if seen.kind() == FileType::Directory {
             return Ok(());
         }
-        let name = walk::shown(seen.path).display().to_string();
+        let name = encode(seen.path);
         if listed.binary_search(&digest(seen.path)).is_ok() {
             there -= 1;
         } else if !matches!(seen.kind(), FileType::RegularFile | FileType::Symlink) {
