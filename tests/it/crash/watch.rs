@@ -54,7 +54,9 @@ impl<'a> Watch<'a> {
             self.acknowledged |= status.success();
             self.operator = None;
         }
-        if type_it && !self.course.operator.is_empty() && !self.acknowledged {
+        // Done is done, also where the word for it was lost.
+        let done = results(self.home) == self.course.ends[0].0;
+        if type_it && !self.course.operator.is_empty() && !self.acknowledged && !done {
             // Asked again until it is taken: a supervisor that has just begun does not know its node yet.
             if !nodes(self.home).is_empty() {
                 let mut command = self.home.command(self.course.operator);
