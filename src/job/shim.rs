@@ -298,8 +298,12 @@ fn guard(home: &Home, data_dir: &Path) -> Result<()> {
     if known.head.as_ref().is_none_or(|head| head.number == 0) {
         return Ok(());
     }
-    let empty = match fs::read_dir(data_dir) {
-        Ok(mut entries) => !entries.any(|e| e.is_ok_and(|e| !look::is_ours_in_data(&e.path()))),
+    let nodes_own = |entries: fs::ReadDir| {
+        let paths: std::io::Result<Vec<PathBuf>> = entries.map(|entry| Ok(entry?.path())).collect();
+        Ok(paths?.iter().any(|path| !look::is_ours_in_data(path)))
+    };
+    let empty = match fs::read_dir(data_dir).and_then(nodes_own) {
+        Ok(some) => !some,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => true,
         // What cannot be read for once is not empty.
         Err(e) => return Err(e).on("read", data_dir),

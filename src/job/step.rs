@@ -280,8 +280,10 @@ fn switch(home: &Home, mut journal: Journal) -> Result<Journal> {
     let prepared = durable::Prepared::new(&home.journal(), &text, 0o600, owner)?;
     durable::replace_link(&home.current(), &journal.to.target(), owner)?;
     if let Err(e) = prepared.commit() {
-        // Not on record: the link must not stay ahead of the journal.
-        durable::replace_link(&home.current(), &from.target(), owner)?;
+        // Not on record: the link must not stay ahead of the journal. Where no more than its sync failed it is on record.
+        if look::read_journal(home)?.is_none_or(|on_disk| on_disk.stage != Stage::Trial) {
+            durable::replace_link(&home.current(), &from.target(), owner)?;
+        }
         return Err(e);
     }
     Ok(journal)

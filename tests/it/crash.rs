@@ -9,6 +9,7 @@
 //! `cargo test` tries a sample with a seed that is printed; `WEMIXVISOR_SEED` repeats it. `WEMIXVISOR_CRASH=all`
 //! tries every call that may change something outside of its process (after the others all is as it was before them),
 //! `WEMIXVISOR_CRASH=every` those too, `WEMIXVISOR_CRASH=SECONDS` takes so long for each kind of sample.
+//! `WEMIXVISOR_ONLY=TEXT` tries only kills and failures that have that text in what a violation shows of them.
 
 mod course;
 mod faults;
@@ -174,6 +175,11 @@ fn all() -> bool {
     every() || std::env::var("WEMIXVISOR_CRASH").is_ok_and(|value| value == "all")
 }
 
+/// Whether this one is to be tried, where only some are.
+fn wanted(shown: &str) -> bool {
+    std::env::var("WEMIXVISOR_ONLY").map_or(true, |only| shown.contains(&only))
+}
+
 /// How long a sample is tried: `sample`, or the seconds that were asked for.
 fn time(sample: Duration) -> Duration {
     let given = std::env::var("WEMIXVISOR_CRASH").ok().and_then(|value| value.parse().ok());
@@ -188,7 +194,7 @@ fn sweep(courses: &[Course]) {
     for (i, course) in courses.iter().enumerate() {
         for (point, changes) in points(course, &record(course)) {
             count += 1;
-            if changes || every() {
+            if (changes || every()) && wanted(&format!("{} {point:?}", course.name)) {
                 order.push((dice.roll(), i, point));
             }
         }

@@ -341,9 +341,11 @@ pub fn parent(pid: u32) -> u32 {
     line.and_then(|pid| pid.trim().parse().ok()).unwrap_or(0)
 }
 
-/// What has ended, in the order of history; a line that is being written is none yet.
+/// What has ended, in the order of history. A line that is being written is none yet, and what was put off, which a line
+/// without a digest says, is tried again.
 pub fn results(home: &Home) -> Vec<String> {
     let text = fs::read_to_string(home.own("history.jsonl")).unwrap_or_default();
     let lines = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let lines = lines.filter(|line| line["result"] != "failed" || !line["digest"].is_null());
     lines.map(|line| line["result"].as_str().unwrap_or_default().to_owned()).collect()
 }

@@ -71,7 +71,8 @@ fn run(course: &Course, who: &str, nth: usize, pages: u64) -> Run {
         watch.look();
         std::thread::sleep(Duration::from_millis(5));
     }
-    if up.is_none() {
+    // Where the old release cannot run on what the new one left, only room for the data of before helps.
+    if up.is_none() && course.name == "forward" {
         violations.push("no node runs while the disk is full".to_owned());
     }
     disk.empty();

@@ -54,7 +54,9 @@ impl<'a> Watch<'a> {
             self.acknowledged |= status.success();
             self.operator = None;
         }
-        if type_it && !self.course.operator.is_empty() && !self.acknowledged {
+        // Done is done, also where the word for it was lost.
+        let done = results(self.home) == self.course.ends[0].0;
+        if type_it && !self.course.operator.is_empty() && !self.acknowledged && !done {
             // Asked again until it is taken: a supervisor that has just begun does not know its node yet.
             if !nodes(self.home).is_empty() {
                 let mut command = self.home.command(self.course.operator);
@@ -116,7 +118,7 @@ impl<'a> Watch<'a> {
             let made = backups(home).iter().filter(|path| name(path).starts_with("v2-")).count();
             let replaced = usize::from(course.name.starts_with("restoring") && old);
             // One that failed may have done so before it made its backup, and the next try makes its own.
-            let made = if results.iter().any(|result| result == "failed") { 1 } else { made };
+            let made = if home.history().iter().any(|line| line["result"] == "failed") { 1 } else { made };
             // A hook that was killed may have changed the data, which then goes back.
             let replaced = if course.hook.is_some() && forced { aside.len() } else { replaced };
             if (made, aside.len()) != (1, replaced) {
