@@ -98,7 +98,6 @@ impl Disk {
             let number = disk.add(node);
             disk.name(0, Path::new(path), Some(number));
         }
-        disk.sync(ROOT, usize::MAX);
         for number in 0..disk.nodes.len() {
             disk.sync(number, usize::MAX);
         }

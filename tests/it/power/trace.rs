@@ -86,13 +86,19 @@ fn act<'a>(
         let path = unhex(arg.split_once('<')?.1.strip_suffix('>')?);
         below(PathBuf::from(String::from_utf8(path).unwrap()))
     };
+    // A name, from the directory in front of it.
+    let at = |dir: &str, name: &str| {
+        let from = unhex(dir.split_once('<')?.1.strip_suffix('>')?);
+        let name = String::from_utf8(bytes(name)).unwrap();
+        below(PathBuf::from(String::from_utf8(from).unwrap()).join(name))
+    };
     let number = |arg: &str| arg.split('<').next().unwrap().to_owned();
     match name {
         "openat" => {
             let flags = args[2];
             let position = Open { at: 0, append: flags.contains("O_APPEND") };
             open.insert((pid, result.to_string()), position);
-            let path = named(args[1])?;
+            let path = at(args[0], args[1])?;
             let writes = flags.contains("O_WRONLY") || flags.contains("O_RDWR");
             (writes || flags.contains("O_CREAT")).then(|| Act::Open { path, cut: flags.contains("O_TRUNC") })
         }
@@ -124,10 +130,7 @@ fn act<'a>(
         "symlink" => Some(Act::Symlink { path: named(args[1])?, target: String::from_utf8(bytes(args[0])).unwrap() }),
         "mkdir" => Some(Act::Mkdir { path: named(args[0])? }),
         "unlink" | "rmdir" => Some(Act::Unlink { path: named(args[0])? }),
-        "unlinkat" => {
-            let path = named(args[1])?;
-            Some(Act::Unlink { path })
-        }
+        "unlinkat" => Some(Act::Unlink { path: at(args[0], args[1])? }),
         "execve" => Some(Act::Exec { path: named(args[0])? }),
         _ => {
             let touches = args.iter().any(|arg| behind(arg).is_some() || arg.starts_with('"') && named(arg).is_some());
