@@ -121,13 +121,13 @@ pub struct Journal {
     /// Who the node was before.
     #[serde(default)]
     pub identity: Identity,
-    /// Which data is backed up and where to; none: the operator wants no backup.
+    /// Which data is backed up and where to, named from the home; none: the operator wants no backup.
     #[serde(default)]
     pub data: Option<backup::Spec>,
     /// The backup that it made.
     #[serde(default)]
     pub backup: Option<String>,
-    /// The hooks that are still to run, in order.
+    /// The hooks that are still to run, in order, named from our own folder.
     #[serde(default)]
     pub hooks: Vec<PathBuf>,
     /// How often the first of them was started; counted on disk before each exec.

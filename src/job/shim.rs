@@ -160,7 +160,8 @@ fn node_command(
         if let Err(e) = guard(home, &data_dir) {
             // A new release that looks for the data elsewhere than the old one did has failed; anybody else waits for a disk.
             let trial = look::read_journal(home).ok().flatten().filter(|j| j.stage == Stage::Trial && j.to == release);
-            let elsewhere = |spec: backup::Spec| std::path::absolute(&data_dir).is_ok_and(|dir| dir != spec.data_dir);
+            let elsewhere =
+                |spec: backup::Spec| std::path::absolute(&data_dir).is_ok_and(|dir| dir != spec.in_home(home).data_dir);
             if !trial.and_then(|journal| journal.data).is_some_and(elsewhere) {
                 return Err(not_started(e));
             }
@@ -200,10 +201,10 @@ fn hook_command(home: &Home, report: &mut File) -> std::result::Result<Command, 
     super::step::write_journal(home, &journal).map_err(refused)?;
     undo_ignored();
     tell(report, Note::HookStarted { attempt: journal.attempt });
-    let mut command = Command::new(path);
+    let mut command = Command::new(home.dir().join(path));
     let height = journal.height.map_or_else(String::new, |height| height.to_string());
     let backup = journal.data.as_ref().zip(journal.backup.as_ref());
-    let backup = backup.and_then(|(spec, name)| backup::find(home, spec, name)).unwrap_or_default();
+    let backup = backup.and_then(|(spec, name)| backup::find(home, &spec.in_home(home), name)).unwrap_or_default();
     let info = journal.plan.as_ref().map_or_else(String::new, Plan::info_text);
     command
         .args([journal.name.as_str(), &height])

@@ -202,11 +202,6 @@ fn begin(home: &Home, journal: Option<Journal>, begin: Begin) -> Result<Journal>
     let begun = unix_now();
     let id = format!("{}-{begun}-{}", begin.name, std::process::id());
     // Relative to where this supervisor was started; the next one may stand elsewhere.
-    let absolute = |mut data: backup::Spec| {
-        data.data_dir = std::path::absolute(&data.data_dir).on("find", &data.data_dir)?;
-        Ok(data)
-    };
-    let data = begin.data.map(absolute).transpose()?;
     let from = begin.from.map_or_else(|| home.current_release().map_err(Error::failed), Ok)?;
     let journal = Journal {
         height: begin.height,
@@ -215,7 +210,7 @@ fn begin(home: &Home, journal: Option<Journal>, begin: Begin) -> Result<Journal>
         passed: begin.passed,
         head: begin.head,
         identity: begin.identity,
-        data,
+        data: begin.data.map(|spec| spec.from_home(home)),
         ..Journal::new(id, begin.name, Stage::Stop, from, begin.to, begun)
     };
     write_journal(home, &journal)?;
@@ -244,7 +239,7 @@ fn back_up(home: &Home, mut journal: Journal, backup: Backup) -> Result<Journal>
         let text = serde_json::to_vec(plan).on("write", &path)?;
         durable::replace_file(&path, &text, 0o644, owner)?;
     }
-    if let Some(spec) = &journal.data {
+    if let Some(spec) = journal.data.as_ref().map(|spec| spec.in_home(home)) {
         let began = Instant::now();
         let about = backup::About {
             id: Some(journal.id.clone()),
@@ -252,13 +247,14 @@ fn back_up(home: &Home, mut journal: Journal, backup: Backup) -> Result<Journal>
             head: journal.head,
             release: Some(journal.from.clone()),
         };
-        let name = backup::create(home, spec, &about, &mut |progress| say(&Line::Note(Note::Progress(progress))))?;
+        let name = backup::create(home, &spec, &about, &mut |progress| say(&Line::Note(Note::Progress(progress))))?;
         journal.backup = Some(name);
         journal.phases.backup = u64::try_from(began.elapsed().as_millis()).ok();
     }
     journal.phases.stop = backup.stop_ms;
     journal.clean_stop = backup.clean_stop;
-    journal.hooks = hooks(home, backup.hook.as_deref(), &journal.to);
+    let named = |hook: PathBuf| hook.strip_prefix(home.dir()).map(Path::to_owned).unwrap_or(hook);
+    journal.hooks = hooks(home, backup.hook.as_deref(), &journal.to).into_iter().map(named).collect();
     journal.stage = if journal.hooks.is_empty() { Stage::Switch } else { Stage::Hook };
     write_journal(home, &journal)?;
     Ok(journal)
@@ -295,9 +291,9 @@ fn restore(home: &Home, journal: Option<Journal>) -> Result<Option<Journal>> {
     let Some(mut journal) = journal.filter(|j| j.stage == Stage::Restore) else {
         return backup::finish_restore(home).and_then(|()| look::read_journal(home));
     };
-    if let (Some(spec), Some(name)) = (&journal.data, &journal.backup) {
+    if let (Some(spec), Some(name)) = (journal.data.as_ref().map(|spec| spec.in_home(home)), &journal.backup) {
         let tell = &mut |progress| say(&Line::Note(Note::Progress(progress)));
-        let replaced = backup::restore(home, spec, name, &journal.id, tell)?;
+        let replaced = backup::restore(home, &spec, name, &journal.id, tell)?;
         if let Some((_, reason)) = &mut journal.back {
             reason.push_str(&format!("; the data went back to backup {name}, what it replaced is {replaced}"));
         }

@@ -75,6 +75,7 @@ fn hooks_are_told_all_they_need_and_run_in_order_before_the_link_moves() {
     let root = root.display();
     let backup = written(&home, "backup").lines().next().unwrap().to_owned();
     let plan = r#"{"name":"v2","height":40,"info":{"description":"big"}}"#;
+    assert!(!home.log().contains(&format!("hook {root}")), "a hook is named from our own folder");
     let expected = |who: &str| {
         format!(
             "{who} 2 v2 40 {root} {root} node v2 40 1 inherited\ngenesis\n{plan} {{\"description\":\"big\"}}\n{backup}/data\n"

@@ -49,12 +49,24 @@ impl Spec {
         let data_dir = config.data_dir.clone().or_else(|| node_args::data_dir(node_args));
         let data_dir = data_dir.unwrap_or_else(|| home.data());
         Spec {
-            // It goes into a journal, which somebody in another directory may read.
+            // Who reads it may run in another directory.
             data_dir: std::path::absolute(&data_dir).unwrap_or(data_dir),
             backup_dir: config.data_backup_dir.clone(),
             mode: config.backup_mode,
             ancient: node_args::value(node_args, "datadir.ancient").filter(|dir| !dir.is_empty()).map(PathBuf::from),
         }
+    }
+
+    /// As it goes into a journal: what lies in the home is named from there, so that a home can be moved.
+    pub fn from_home(self, home: &Home) -> Spec {
+        let named = |path: PathBuf| path.strip_prefix(home.root()).map(Path::to_owned).unwrap_or(path);
+        Spec { data_dir: named(self.data_dir), backup_dir: named(self.backup_dir), ..self }
+    }
+
+    /// The same with whole paths again.
+    pub fn in_home(&self, home: &Home) -> Spec {
+        let whole = |path: &Path| home.root().join(path);
+        Spec { data_dir: whole(&self.data_dir), backup_dir: whole(&self.backup_dir), ..self.clone() }
     }
 }
 

@@ -552,6 +552,13 @@ fn what_a_disk_does_wrong_puts_an_upgrade_off_and_does_not_fail_its_plan_at_once
 fn the_data_goes_back_only_when_the_old_release_cannot_run_on_what_was_left() {
     // It answers: the upgrade is over.
     assert!(short(&Drive::returned(&[]).feed(probed(99))).contains("step:Back"));
+    // It lives for long without an answer: so is it then.
+    let mut silent = Drive::returned(&[("daemon_trial_timeout", "5m")]);
+    silent.machine.known.head = Some(Head { number: 99, seen: 0, release: Release::Genesis });
+    let mut silent = silent.after(299);
+    assert_eq!(silent.machine.step, None);
+    silent.now += Duration::from_secs(1);
+    assert!(short(&silent.feed(Event::Tick)).contains("step:Back"));
     // It ends three times: its data of before is put back.
     let mut drive = Drive::returned(&[("daemon_restart_backoff", "1s")]);
     for starts in 2..=3 {

@@ -101,9 +101,10 @@ impl Machine {
         let Some(journal) = self.journal.clone().filter(|j| j.on_probation().is_some()) else { return };
         self.judge_at = self.next_mark();
         if journal.stage == Stage::Return {
-            // The old release runs: that is all that was left to see.
+            // The old release runs: that is all that was left to see. One that never answers must not hold up what comes next.
             let known = self.known.head.is_some() || self.life.answered.is_some();
-            if self.life.head.is_some() || (!known && self.age() >= self.config.trial_time) {
+            let long = if known { self.config.trial_timeout } else { self.config.trial_time };
+            if self.life.head.is_some() || self.age() >= long {
                 self.start_step(Step::Back { stage: Stage::Return }, out);
             }
             return;
