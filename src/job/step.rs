@@ -210,7 +210,7 @@ fn begin(home: &Home, journal: Option<Journal>, begin: Begin) -> Result<Journal>
         passed: begin.passed,
         head: begin.head,
         identity: begin.identity,
-        data: begin.data.map(|spec| spec.from_home(home)),
+        data: begin.data.map(|spec| spec.relative(home)),
         ..Journal::new(id, begin.name, Stage::Stop, from, begin.to, begun)
     };
     write_journal(home, &journal)?;

@@ -58,7 +58,7 @@ impl Spec {
     }
 
     /// As it goes into a journal: what lies in the home is named from there, so that a home can be moved.
-    pub fn from_home(self, home: &Home) -> Spec {
+    pub fn relative(self, home: &Home) -> Spec {
         let named = |path: PathBuf| path.strip_prefix(home.root()).map(Path::to_owned).unwrap_or(path);
         Spec { data_dir: named(self.data_dir), backup_dir: named(self.backup_dir), ..self }
     }
