@@ -474,7 +474,7 @@ fn progress_of_an_export_is_a_bar_on_a_terminal_and_a_line_now_and_then_elsewher
     for (terminal, file, wanted) in [(false, "a", "exporting: "), (true, "b", "exporting [")] {
         let inner = home.command(&["backup", "export", name, file]);
         let mut command = if terminal {
-            let line = format!("{} backup export {name} {file}", wemixvisor());
+            let line = format!("echo pid $$; exec {} backup export {name} {file}", wemixvisor());
             let mut script = Command::new("script");
             script
                 .args(["-qec", &line, "/dev/null"])
@@ -499,6 +499,10 @@ fn progress_of_an_export_is_a_bar_on_a_terminal_and_a_line_now_and_then_elsewher
             seen += &String::from_utf8_lossy(&piece[..n]);
             (seen.contains(wanted) && seen.contains(" of 200GiB, ")).then_some(())
         });
+        // `script` does not take along what runs in its terminal.
+        if let Some(pid) = seen.strip_prefix("pid ").and_then(|rest| rest.split_whitespace().next()) {
+            kill(pid.parse().unwrap(), Signal::KILL);
+        }
         child.kill().unwrap();
         child.wait().unwrap();
     }
