@@ -790,7 +790,9 @@ fn after_a_restore_no_plan_is_due_by_the_head_of_the_data_that_were_replaced() {
     after_a_run(&home);
     let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
     let old = home.run(&["status", "--json"]).json()["height"].as_u64().unwrap();
-    after_a_run(&home);
+    let mut visor = home.supervise(&[], &[]);
+    home.until_status("more blocks are there", |s| s["height"].as_u64() > Some(old + 5));
+    visor.stop();
     let newer = home.run(&["status", "--json"]).json()["height"].as_u64().unwrap();
     assert!(newer > old + 1, "{newer} {old}");
     home.run(&["backup", "restore", &name]).code(0);
