@@ -165,18 +165,22 @@ pub fn of_upgrade(spec: &Spec, id: &str) -> Result<Option<String>> {
 
 /// Reads the whole manifest and looks at every file of it.
 pub fn measure(found: &Found, spec: &Spec) -> Result<Held> {
-    let top = walk::top(&found.dir.join("data"))?;
+    let data = found.dir.join("data");
+    let top = walk::top(&data)?;
     let live = walk::top(&spec.data_dir).ok();
     let mut manifest = Manifest::open(&found.dir)?;
     let mut held = Held { totals: manifest.totals(), exclusive: 0 };
     while let Some((entry, path)) = manifest.next()? {
-        let Some(stat) = walk::stat_below(top.as_fd(), &path)? else { continue };
+        let Some(stat) = walk::stat_below(top.as_fd(), &data, &path)? else { continue };
         let only_here = match entry.how {
             How::Copy => true,
             How::Link => stat.st_nlink == 1,
             // Whether blocks are still shared is not to be seen; that the file there is the same one is a good sign.
             How::Reflink => match &live {
-                Some(live) => !walk::stat_below(live.as_fd(), &path)?.is_some_and(|there| is_same(&entry, &there)),
+                Some(live) => {
+                    let there = walk::stat_below(live.as_fd(), &spec.data_dir, &path)?;
+                    !there.is_some_and(|there| is_same(&entry, &there))
+                }
                 None => true,
             },
         };

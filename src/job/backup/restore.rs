@@ -265,10 +265,11 @@ fn note_in_record(home: &Home) -> Result<()> {
 /// Finds out whether a backup is as it was when it was made, as far as names, sizes and times tell. Returns its bytes.
 fn unchanged(backup: &Path, name: &str) -> Result<u64> {
     let mut manifest = Manifest::open(backup)?;
-    let data = walk::top(&backup.join("data"))?;
+    let dir = backup.join("data");
+    let data = walk::top(&dir)?;
     let fault = |what: &str| Err(Error::failed(format!("backup {name} cannot be restored: {what}")));
     while let Some((entry, path)) = manifest.next()? {
-        let Some(there) = walk::stat_below(data.as_fd(), &path)? else {
+        let Some(there) = walk::stat_below(data.as_fd(), &dir, &path)? else {
             return fault(&format!("{} is gone", entry.path));
         };
         let same = match entry.how {

@@ -47,7 +47,7 @@ pub fn verify(found: &Found, full: bool, tell: Tell) -> Result<Verdict> {
     let mut there = 0;
     while let Some((entry, path)) = manifest.next()? {
         listed.push(digest(&path));
-        match walk::stat_below(top.as_fd(), &path)? {
+        match walk::stat_below(top.as_fd(), &data, &path)? {
             Some(stat) => {
                 there += i64::from(FileType::from_raw_mode(stat.st_mode) != FileType::Directory);
                 if let Some(what) = difference(&entry, &stat) {

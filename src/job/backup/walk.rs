@@ -66,14 +66,14 @@ pub fn walk(dir: OwnedFd, path: &mut Vec<u8>, see: &mut dyn FnMut(&Seen) -> Resu
     Ok(())
 }
 
-/// What lies at this path from the top; none when nothing does. A link on the way is followed, so nothing may be opened
+/// What lies at this path from the top, which is `dir`; none when nothing does. A link on the way is followed, so nothing may be opened
 /// because of the answer.
-pub fn stat_below(top: BorrowedFd, path: &[u8]) -> Result<Option<Stat>> {
+pub fn stat_below(top: BorrowedFd, dir: &Path, path: &[u8]) -> Result<Option<Stat>> {
     let gone = |e: rustix::io::Errno| e == rustix::io::Errno::NOENT || e == rustix::io::Errno::NOTDIR;
     match statat(top, path, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some(stat)),
         Err(e) if gone(e) => Ok(None),
-        Err(e) => Err(e).on("read", shown(path)),
+        Err(e) => Err(e).on("read", &dir.join(shown(path))),
     }
 }
 
