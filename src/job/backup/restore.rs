@@ -56,6 +56,9 @@ pub(super) struct Intent {
     /// The head of the data that take their place.
     #[serde(default)]
     becomes: Option<u64>,
+    /// Whether what was replaced could not be listed once: a second time it is kept without a manifest.
+    #[serde(default)]
+    unlisted: bool,
     /// What is exchanged.
     exchange: Exchange,
 }
@@ -167,6 +170,7 @@ pub(super) fn prepare(home: &Home, site: &Site, backup: &Path, name: &str, id: &
             head: look::read_known(home).head.map(|head| head.number),
             release: home.current_release().ok(),
             becomes: header(backup)?.head,
+            unlisted: false,
             exchange: exchange(site, partial, &target.fd, kept.clone())?,
         })
     })?;
@@ -209,8 +213,12 @@ pub fn finish_restore(home: &Home) -> Result<()> {
         if let Exchange::Entries { new, kept } = &intent.exchange {
             exchange_entries(&data, &partial, new, kept)?;
         }
-        // The data are right by now: a manifest that cannot be written must not cost the node.
+        // The data are right by now: a manifest that cannot be written must not cost the node. But it is tried twice.
         if let Err(e) = list(&partial, &intent, owner) {
+            let again = Intent { unlisted: true, ..intent.clone() };
+            if !intent.unlisted && write_intent(home, &again, owner).is_ok() {
+                return Err(e);
+            }
             let _ = fs::remove_file(partial.path.join(MANIFEST));
             let _ = writeln!(
                 std::io::stderr(),
@@ -571,6 +579,7 @@ mod tests {
             head: Some(99),
             release: Some(Release::Genesis),
             becomes: Some(90),
+            unlisted: false,
             exchange: Exchange::Whole { inode: 4711 },
         };
         let new = vec![Named { name: "geth".to_owned(), inode: 12 }, Named { name: "%FF".to_owned(), inode: 13 }];

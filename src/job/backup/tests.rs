@@ -682,7 +682,11 @@ fn what_was_replaced_and_cannot_be_listed_is_kept_all_the_same() {
             all.retain(|line| !line.starts_with("upgrades"));
             all
         };
-        let displaced = put_back(&world, &name, "r-1");
+        restore(&world.home, &world.spec, &name, "r-1", &mut |_| ()).unwrap_err();
+        assert!(restore_pending(&world.home), "once more");
+        finish_restore(&world.home).unwrap();
+        let displaced = list::find(&world.spec).unwrap().into_iter().map(|found| found.name);
+        let displaced = displaced.into_iter().find(|name| name.starts_with("before-restore-")).unwrap();
         assert!(!restore_pending(&world.home));
         assert_eq!(data(&world.spec.data_dir), data(&world.backup(&name).join("data")));
         assert!(world.backup(&displaced).join("data").join(&deep).is_dir());
