@@ -45,7 +45,10 @@ fn without_supervisor(context: &Context) -> Value {
     // A supervisor that left by itself after this start saw its end.
     let left = |started: u64| known.last.as_ref().is_some_and(|last| last.time >= rfc3339(started));
     let unseen = record.as_ref().is_some_and(|r| r.ended.is_none() && !left(r.started));
-    let upgrade = look::read_journal(home).ok().flatten().map(|journal| {
+    let journal = look::read_journal(home).ok().flatten();
+    // One that was asked to stop in the middle of an upgrade left after it had begun.
+    let broken_off = journal.as_ref().filter(|journal| !left(journal.begun)).map(|journal| journal.name.clone());
+    let upgrade = journal.map(|journal| {
         json!({"name": journal.name, "height": journal.height, "phase": phase_word(journal.stage),
             "waits_for": "the next start, which goes on with it", "eta_seconds": Value::Null, "progress": Value::Null})
     });
@@ -55,6 +58,10 @@ fn without_supervisor(context: &Context) -> Value {
         }
         (None, true, _) => {
             ("crashed", Some("the supervisor died, or the machine: nobody saw the node's end".to_owned()))
+        }
+        (None, false, _) if broken_off.is_some() => {
+            let name = broken_off.as_ref().map_or_else(String::new, ToString::to_string);
+            ("crashed", Some(format!("the supervisor died, or the machine, in the middle of upgrade {name}")))
         }
         (None, false, Some(last)) => {
             (if last.state == "error" { "error" } else { "stopped" }, Some(format!("{} ({})", last.reason, last.time)))

@@ -251,6 +251,7 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
             what: "current points at a release".to_owned(),
             problem: home.current_release().err(),
             remark: None,
+            warning: None,
         },
     );
     let head = client::head(home);
@@ -290,6 +291,9 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
             let finding =
                 check.problem.as_deref().or(check.remark.as_deref()).map(|f| format!(": {f}")).unwrap_or_default();
             let _ = writeln!(text, "  {} {}{finding}", if check.problem.is_some() { "NO " } else { "yes" }, check.what);
+            if let Some(warning) = &check.warning {
+                let _ = writeln!(text, "      warning: {warning}");
+            }
         }
         for line in outlook {
             let _ = writeln!(text, "{line}");
@@ -304,17 +308,17 @@ fn seen(context: &Context) -> Result<(Vec<Value>, Vec<look::PlanError>)> {
     let status = client::ask(&context.home, &Request::Status)?;
     let told: Vec<Value> = status.as_ref().and_then(|s| s.get("plans")?.as_array().cloned()).unwrap_or_default();
     let (schedule, errors) = plans(context);
-    let journal = look::read_journal(&context.home).ok().flatten().filter(|_| status.is_none());
+    let journal = look::read_journal(&context.home).ok().flatten();
+    let is_its = |plan: &Found| journal.as_ref().is_some_and(|j| j.digest.as_ref() == Some(&plan.digest));
+    let phase = journal.as_ref().map_or("", |j| phase_word(j.stage));
+    let waits = if status.is_none() { "waits for the next start, which goes on with it" } else { "" };
     let shape = |entry: &Entry| {
         let plan = &entry.plan;
         let same =
             |t: &&Value| t.get("name") == Some(&json!(plan.name)) && t.get("height") == Some(&json!(plan.height));
         let of = |key: &str| told.iter().find(same).and_then(|t| Some(t.get(key)?.as_str()?.to_owned()));
         let (state, note) = match &entry.standing {
-            _ if journal.as_ref().is_some_and(|j| j.digest.as_ref() == Some(&plan.digest)) => {
-                let phase = journal.as_ref().map_or("", |j| phase_word(j.stage));
-                (phase, "waits for the next start, which goes on with it".to_owned())
-            }
+            _ if status.is_none() && is_its(plan) => (phase, waits.to_owned()),
             Standing::Pending if status.is_none() => ("scheduled", "no supervisor runs".to_owned()),
             Standing::Pending => ("scheduled", String::new()),
             Standing::Done => ("done", String::new()),
@@ -325,7 +329,17 @@ fn seen(context: &Context) -> Result<(Vec<Value>, Vec<look::PlanError>)> {
         let (state, note) = (of("state").unwrap_or_else(|| state.to_owned()), of("note").unwrap_or(note));
         json!({"name": plan.name, "height": plan.height, "state": state, "note": note, "file": plan.file, "description": plan.description})
     };
-    Ok((schedule.entries.iter().map(shape).collect(), errors))
+    let mut all: Vec<Value> = schedule.entries.iter().map(shape).collect();
+    if let Some(journal) = journal.as_ref().filter(|_| !schedule.entries.iter().any(|entry| is_its(&entry.plan))) {
+        // The operator's own word began it, or its plan was withdrawn meanwhile.
+        all.push(json!({"name": journal.name, "height": journal.height, "state": phase, "note": waits, "file": "", "description": null}));
+    }
+    Ok((all, errors))
+}
+
+/// The block of a plan, for people; one without a plan has none.
+fn block(plan: &Value) -> String {
+    plan.get("height").and_then(Value::as_u64).map_or_else(|| "-".to_owned(), |height| height.to_string())
 }
 
 fn list(context: &Context, all: bool) -> Result<()> {
@@ -342,8 +356,7 @@ fn list(context: &Context, all: bool) -> Result<()> {
     for plan in &plans {
         let of = |key: &str| plan.get(key).and_then(Value::as_str).unwrap_or("");
         let note = if of("note").is_empty() { String::new() } else { format!("  {}", of("note")) };
-        let height = plan.get("height").and_then(Value::as_u64).unwrap_or(0);
-        let _ = writeln!(text, "{:<20} {height:>12}  {:<9}{note}", of("name"), of("state"));
+        let _ = writeln!(text, "{:<20} {:>12}  {:<9}{note}", of("name"), block(plan), of("state"));
     }
     for error in &errors {
         let _ = writeln!(text, "{} is no plan: {}", error.file, error.error);
@@ -377,22 +390,17 @@ fn show(context: &Context, name: &Name) -> Result<()> {
         .filter(|plan| plan.name == *name)
         .collect();
     let history: Vec<_> = look::read_history(&context.home).into_iter().filter(|h| h.name == *name).collect();
-    // Its plan may have been withdrawn meanwhile.
-    let journal = look::read_journal(&context.home).ok().flatten().filter(|j| j.name == *name && plans.is_empty());
-    if plans.is_empty() && history.is_empty() && journal.is_none() {
+    if plans.is_empty() && history.is_empty() {
         return Err(Error::failed(format!("no plan and no finished upgrade has the name {name}")));
     }
     if context.json {
         return answer(&format!("{:#}", json!({"plans": plans, "files": files, "history": history})));
     }
     let mut text = String::new();
-    if let Some(journal) = journal {
-        let _ = writeln!(text, "{name} is under way: {}; no file holds its plan", phase_word(journal.stage));
-    }
     for plan in plans {
         let of = |key: &str| plan.get(key).and_then(Value::as_str).unwrap_or("");
-        let height = plan.get("height").and_then(Value::as_u64).unwrap_or(0);
-        let _ = writeln!(text, "{name} at block {height}: {} {}\n  file     {}", of("state"), of("note"), of("file"));
+        let file = if of("file").is_empty() { "none holds its plan" } else { of("file") };
+        let _ = writeln!(text, "{name} at block {}: {} {}\n  file     {file}", block(plan), of("state"), of("note"));
         if !of("description").is_empty() {
             let _ = writeln!(text, "  about    {}", of("description"));
         }
@@ -437,7 +445,14 @@ fn retry(context: &Context, name: &Name) -> Result<()> {
             && last.is_some_and(|h| matches!(h.result, Outcome::Failed | Outcome::Reverted | Outcome::Cancelled))
     };
     let Some(plan) = files.iter().filter_map(|(_, plans)| plans.as_ref().ok()).flatten().find(failed) else {
-        return Err(Error::refused(format!("no plan of {name} has failed")));
+        let last = history.iter().rev().find(|h| h.name == *name);
+        return Err(Error::refused(match last.map(|h| h.result) {
+            Some(result @ (Outcome::Failed | Outcome::Reverted | Outcome::Cancelled)) => format!(
+                "upgrade {name} was {}, and no file holds its plan any more: `wemixvisor upgrade schedule {name} HEIGHT` plans it again",
+                result.word()
+            ),
+            Some(Outcome::Committed | Outcome::Passed) | None => format!("no plan of {name} has failed"),
+        }));
     };
     let mut plan = plan.clone();
     count_up(&mut plan, &history);

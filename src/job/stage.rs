@@ -54,8 +54,10 @@ pub struct Check {
     pub what: String,
     /// What speaks against going on, if anything does.
     pub problem: Option<String>,
-    /// What the operator should know although it is no obstacle.
+    /// What was found.
     pub remark: Option<String>,
+    /// What the operator should know although it is no obstacle.
+    pub warning: Option<String>,
 }
 
 impl Staged {
@@ -97,17 +99,26 @@ pub fn stage(home: &Home, spec: &Spec) -> Staged {
             Some(spec) => {
                 let forecast = backup::forecast(home, spec);
                 staged.backup = forecast.as_ref().ok().cloned();
-                staged.note("the data can be backed up", forecast.map(|f| Some(f.to_string())).map_err(|e| e.message))
+                let fixed = forecast.as_ref().ok().and_then(|f| f.fixed.clone());
+                let good = staged
+                    .note("the data can be backed up", forecast.map(|f| Some(f.to_string())).map_err(|e| e.message));
+                if let Some(fixed) = fixed {
+                    let fixed = fixed.display();
+                    staged.warn(&format!(
+                        "{fixed} is a file system of its own inside the data: the backup can be put back by hand only"
+                    ));
+                }
+                good
             }
             None => {
-                let remark = "UNSAFE_SKIP_BACKUP is set: the data cannot come back".to_owned();
-                staged.note("no backup is wanted", Ok(Some(remark)))
+                let good = staged.note("no backup is wanted", Ok(None));
+                staged.warn("UNSAFE_SKIP_BACKUP is set: the data cannot come back");
+                good
             }
         };
     if good && shim::has_capabilities(&binary) {
-        let remark =
-            "it has file capabilities: the kernel then sends no TERM to the node when its supervisor is killed";
-        let _ = staged.note("the death signal reaches it", Ok(Some(remark.to_owned())));
+        staged
+            .warn("it has file capabilities: the kernel then sends no TERM to the node when its supervisor is killed");
     }
     staged
 }
@@ -119,8 +130,15 @@ impl Staged {
             Ok(remark) => (remark, None),
             Err(problem) => (None, Some(problem)),
         };
-        self.checks.push(Check { what: what.to_owned(), problem, remark });
+        self.checks.push(Check { what: what.to_owned(), problem, remark, warning: None });
         good
+    }
+
+    /// Adds to the last check what the operator should know.
+    fn warn(&mut self, text: &str) {
+        if let Some(check) = self.checks.last_mut() {
+            check.warning = Some(text.to_owned());
+        }
     }
 }
 

@@ -263,6 +263,11 @@ fn a_supervisor_that_is_killed_during_a_hook_takes_it_along_and_the_next_one_run
     let mut visor = home.supervise(&[], FROZEN);
     until("the hook runs", || (written(&home, "runs") == "1\n").then_some(()));
     visor.kill();
+    let status = home.status();
+    assert_eq!((&status["state"], &status["upgrade"]["phase"]), (&json!("crashed"), &json!("hook")));
+    assert!(status["error"].as_str().unwrap().contains("in the middle of upgrade v2"), "{status}");
+    let listed = home.run(&["upgrade", "list"]).code(0).out;
+    assert!(listed.contains("hook") && listed.contains("waits for the next start"), "{listed}");
     fs::write(home.dir.join("go"), "").unwrap();
     let mut visor = home.supervise(&[], FROZEN);
     home.until_finished("v2", "committed");

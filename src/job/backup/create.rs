@@ -1,9 +1,11 @@
 //! Makes backups: the forecast, the copying ahead and the backup itself are one walk with three aims.
 
 use std::io::BufWriter;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
 use super::place::{AHEAD, Partial, Site, base_name, mode, names, room};
+use super::restore::fixed_in_place;
 use super::tree::{Aim, Tally, Walk};
 use super::{About, Forecast, Spec, Tell, restore_pending};
 use crate::error::{Error, OnFile, Result};
@@ -34,7 +36,15 @@ pub fn forecast(home: &Home, spec: &Spec) -> Result<Forecast> {
         to_copy: tally.to_copy,
         down_copy: tally.down_copy,
         free,
+        fixed: fixed(&chosen.site)?,
     })
+}
+
+/// What in the data could not be put back by a restore, whose exchange cannot move it.
+fn fixed(site: &Site) -> Result<Option<PathBuf>> {
+    let ours = |name: &[u8]| name.starts_with(b".wemixvisor-") || site.own_names.iter().any(|own| own == name);
+    let moved = names(&site.data)?.into_iter().filter(|name| !ours(name.as_bytes()));
+    fixed_in_place(&site.data, &moved.map(|name| site.data.join(name)).collect::<Vec<_>>())
 }
 
 /// Copies beforehand what must be copied and never changes again, while the node runs. `create` goes on from there.

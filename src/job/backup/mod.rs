@@ -89,6 +89,8 @@ pub struct Forecast {
     pub down_copy: u64,
     /// Free bytes there.
     pub free: u64,
+    /// A file system of its own inside the data: as long as it is mounted there, no backup can be put back.
+    pub fixed: Option<PathBuf>,
 }
 
 impl fmt::Display for Forecast {

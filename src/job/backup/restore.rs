@@ -365,12 +365,7 @@ fn exchange(site: &Site, partial: &Partial, new: &OwnedFd, kept: Vec<Vec<u8>>) -
     let here = names(&site.data)?;
     let stays = |name: &[u8]| name.starts_with(b".wemixvisor-") || kept.iter().any(|kept| kept == name);
     let moved = || here.iter().filter(|name| !stays(name.as_bytes())).map(|name| site.data.join(name));
-    // A mounted file system would go with what is moved, and come back elsewhere at the next boot.
-    let device = fstat(new).on("read", &partial.path)?.st_dev;
-    let subvolume = moved().find(|path| fs::symlink_metadata(path).is_ok_and(|meta| meta.dev() != device));
-    let mounts = fs::read("/proc/self/mountinfo").on("read", Path::new("/proc/self/mountinfo"))?;
-    let mount = mount_points(&mounts).into_iter().find(|mount| moved().any(|path| mount.starts_with(path)));
-    if let Some(other) = subvolume.or(mount) {
+    if let Some(other) = fixed_in_place(&site.data, &moved().collect::<Vec<_>>())? {
         return Err(Error::failed(format!(
             "{} is a file system of its own inside the data directory and cannot be exchanged: copy the backup there by hand",
             other.display()
@@ -385,6 +380,16 @@ fn exchange(site: &Site, partial: &Partial, new: &OwnedFd, kept: Vec<Vec<u8>>) -
         new: inodes(new, &partial.path.join("data"))?,
         kept: kept.iter().map(|name| encode(name)).collect(),
     })
+}
+
+/// The first of what is to be moved out of the data that cannot be: a mounted file system would go with what is moved, and come
+/// back elsewhere at the next boot.
+pub fn fixed_in_place(data: &Path, moved: &[PathBuf]) -> Result<Option<PathBuf>> {
+    let device = fs::metadata(data).on("read", data)?.dev();
+    let subvolume = moved.iter().find(|path| fs::symlink_metadata(path).is_ok_and(|meta| meta.dev() != device));
+    let mounts = fs::read("/proc/self/mountinfo").on("read", Path::new("/proc/self/mountinfo"))?;
+    let mount = mount_points(&mounts).into_iter().find(|mount| moved.iter().any(|path| mount.starts_with(path)));
+    Ok(subvolume.cloned().or(mount))
 }
 
 /// The mount points that the kernel lists: the fifth word of each line, where odd bytes stand as three octal digits.
@@ -509,7 +514,11 @@ fn list(partial: &Partial, intent: &Intent, owner: Owner) -> Result<()> {
 fn read_intent(home: &Home) -> Result<Option<Intent>> {
     let path = home.restore();
     match fs::read(&path) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).on("read", &path),
+        Ok(text) => serde_json::from_slice(&text).map(Some).on("understand", &path).map_err(|e| {
+            let advice =
+                "it says which data take whose place: if the data directory holds the data to run on, move it away";
+            Error::failed(format!("{e}; {advice}"))
+        }),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e).on("read", &path),
     }

@@ -647,6 +647,31 @@ fn a_backup_without_room_says_what_it_needs_and_gives_back_what_it_took() {
 }
 
 #[test]
+fn a_database_behind_a_link_that_leads_out_is_no_backup() {
+    let world = World::new().with_node();
+    let elsewhere = world.root.join("elsewhere");
+    for (path, wanted) in [
+        ("geth/chaindata", "geth/chaindata leads to"),
+        ("geth/chaindata/ancient", "geth/chaindata/ancient leads to"),
+        ("geth", "geth leads to"),
+    ] {
+        fs::rename(world.data(path), &elsewhere).unwrap();
+        symlink(&elsewhere, world.data(path)).unwrap();
+        let refused = forecast(&world.home, &world.spec).unwrap_err();
+        assert!(refused.message.contains(wanted) && refused.message.contains("no backup covers"), "{refused}");
+        fs::remove_file(world.data(path)).unwrap();
+        fs::rename(&elsewhere, world.data(path)).unwrap();
+    }
+    // What holds no database, and what is in the data anyway, may be linked to.
+    fs::rename(world.data("keystore"), &elsewhere).unwrap();
+    symlink(&elsewhere, world.data("keystore")).unwrap();
+    symlink("geth/chaindata", world.data("shortcut")).unwrap();
+    symlink("/nowhere", world.data("dangling")).unwrap();
+    forecast(&world.home, &world.spec).unwrap();
+    assert!(world.names().is_empty(), "{:?}", world.names());
+}
+
+#[test]
 fn a_file_system_mounted_inside_the_data_is_not_torn_out() {
     let world = World::new().with_node();
     let inner = world.data("geth/chaindata/ancient");
@@ -656,6 +681,7 @@ fn a_file_system_mounted_inside_the_data_is_not_torn_out() {
         eprintln!("skipped: nothing can be mounted here");
         return;
     }
+    let told = forecast(&world.home, &world.spec);
     let refused = restore(&world.home, &world.spec, &name, "r-1", &mut |_| ());
     let again = create(
         &world.home,
@@ -665,6 +691,8 @@ fn a_file_system_mounted_inside_the_data_is_not_torn_out() {
     );
     assert!(run("umount", &[inner.as_os_str()]));
     assert!(refused.unwrap_err().message.contains("file system of its own"));
+    assert_eq!(told.unwrap().fixed, Some(inner.canonicalize().unwrap()), "it is known before");
+    assert_eq!(forecast(&world.home, &world.spec).unwrap().fixed, None);
     assert_eq!(photograph(&world.spec.data_dir), before);
     assert!(!restore_pending(&world.home));
     assert_eq!(photograph(&world.backup(&again.unwrap()).join("data")), of_backup(&world.spec.data_dir));

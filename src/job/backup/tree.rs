@@ -397,6 +397,10 @@ impl<'a> Walk<'a> {
 
     fn link(&mut self, from: &OwnedFd, name: &CStr, like: &Stat, to: Option<&Target>) -> Result<()> {
         self.tally.inodes += 1;
+        // Asked of the data while the node runs; in a backup that is put back a link is only a link.
+        if self.rules.aim == Aim::Forecast {
+            self.no_database_behind(from, name)?;
+        }
         match (self.rules.aim, to) {
             (Aim::Ahead, _) => return Ok(()),
             (Aim::Whole, Some(to)) => {
@@ -406,6 +410,27 @@ impl<'a> Walk<'a> {
             (Aim::Forecast | Aim::List | Aim::Whole, _) => {}
         }
         self.count(like, Some(How::Copy))
+    }
+
+    /// A database that a link out of the data leads to would be missing in the backup, which keeps the link as it is.
+    fn no_database_behind(&self, from: &OwnedFd, name: &CStr) -> Result<()> {
+        let behind = openat(from, name, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+        let Ok(behind) = behind else { return Ok(()) };
+        // What geth's databases and its freezer have in them, or the folder that holds them.
+        let marks = ["CURRENT", "FLOCK", "chain/FLOCK", "chaindata"];
+        if !marks.iter().any(|mark| statat(&behind, *mark, AtFlags::empty()).is_ok()) {
+            return Ok(());
+        }
+        let source = self.source();
+        match source.canonicalize() {
+            Ok(real) if !real.starts_with(&self.root) => Err(Error::failed(format!(
+                "{} leads to {}, outside of {}: no backup covers the database there (UNSAFE_SKIP_BACKUP=true goes without a backup)",
+                encode(&self.path),
+                encode(real.as_os_str().as_bytes()),
+                self.root.display()
+            ))),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     fn take_link(&self, from: &OwnedFd, name: &CStr, like: &Stat, to: &Target) -> rustix::io::Result<()> {

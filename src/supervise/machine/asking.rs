@@ -78,14 +78,12 @@ impl Machine {
             }
         }
         self.restoring = survey.restoring;
-        if self.journal_unsure
+        if self.reread
             && self.step.is_none()
             && let Ok(journal) = &survey.journal
         {
-            self.journal_unsure = false;
+            self.reread = false;
             self.adopt(journal.clone());
-        }
-        if std::mem::take(&mut self.head_changed) {
             self.known.head = survey.known.head.clone();
         }
         match &survey.current {

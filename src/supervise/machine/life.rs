@@ -10,7 +10,7 @@ impl Machine {
             self.state = State::Working { then: Then::Go };
             return;
         }
-        if matches!(self.step_retry, Some((_, Step::Prove { .. } | Step::Commit))) {
+        if matches!(self.step_retry, Some(Retry { step: Step::Prove { .. } | Step::Commit, .. })) {
             // Bookkeeping of a release that runs: asked for anew by `judge` when it does.
             self.step_retry = None;
         }

@@ -282,6 +282,15 @@ enum Refusal {
     NotExecuted(String),
 }
 
+/// A step that failed and is tried again.
+#[derive(Clone, Debug, PartialEq)]
+struct Retry {
+    step: Step,
+    at: Now,
+    /// What went wrong.
+    fault: String,
+}
+
 /// A look under way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Looking {
@@ -340,7 +349,7 @@ pub struct Machine {
     staged: BTreeMap<Release, Staged>,
     stage_tries: BTreeMap<Release, (u32, Now)>,
     step: Option<Step>,
-    step_retry: Option<(Now, Step)>,
+    step_retry: Option<Retry>,
     step_failures: u32,
     begin_after: Now,
     /// Why the due upgrade could not begin.
@@ -369,10 +378,8 @@ pub struct Machine {
     put_off: (Option<String>, u32),
     /// An exchange of data and backup was interrupted: nobody may start before it is ended.
     restoring: bool,
-    /// A step ended without a good word: what it left of the journal is to be read.
-    journal_unsure: bool,
-    /// The data went back, and with it the last known head, which is to be read again.
-    head_changed: bool,
+    /// What a step left on disk is not known here: journal and last known head are taken from the next look.
+    reread: bool,
     hook_refusal: Option<Refusal>,
     hook_until: Option<Now>,
     /// Before that the hook is not tried again.
@@ -473,8 +480,7 @@ impl Machine {
             progress_said: None,
             put_off: (None, 0),
             restoring: false,
-            journal_unsure: false,
-            head_changed: false,
+            reread: false,
             hook_refusal: None,
             hook_until: None,
             hook_after: None,
@@ -561,7 +567,7 @@ impl Machine {
     pub fn wake_at(&self) -> Option<Now> {
         let pause = if let State::Backoff { until } | State::Held { until } = self.state { Some(until) } else { None };
         let stage = self.next_stage_try();
-        let retry = self.step_retry.as_ref().filter(|_| self.may_retry()).map(|(at, _)| *at);
+        let retry = self.step_retry.as_ref().filter(|_| self.may_retry()).map(|retry| retry.at);
         [
             pause,
             stage,
@@ -638,12 +644,10 @@ impl Machine {
         if self.due(self.next_stage_try()) {
             self.stage_next(out);
         }
-        if let Some((at, step)) = self.step_retry.clone()
-            && self.now >= at
-            && self.may_retry()
+        if self.may_retry()
+            && let Some(retry) = self.step_retry.take_if(|retry| self.now >= retry.at)
         {
-            self.step_retry = None;
-            self.start_step(step, out);
+            self.start_step(retry.step, out);
         }
         if self.due(self.alarm_at) {
             self.alarm(out);

@@ -182,13 +182,8 @@ impl Machine {
                 if self.staged.get(&release).is_none_or(|before| before.problem().is_some()) {
                     let version = staged.version.clone().unwrap_or_default();
                     say(out, Level::Info, format!("release {release} is ready version={version:?}"));
-                    for remark in staged
-                        .checks
-                        .iter()
-                        .filter(|c| c.what.starts_with("the death signal"))
-                        .filter_map(|c| c.remark.as_ref())
-                    {
-                        say(out, Level::Warn, format!("release {release}: {remark}"));
+                    for warning in staged.checks.iter().filter_map(|check| check.warning.as_ref()) {
+                        say(out, Level::Warn, format!("release {release}: {warning}"));
                     }
                 }
                 self.stage_tries.remove(&release);

@@ -1,6 +1,7 @@
 //! What clients ask for, and the settings that may change while it runs.
 
 use super::plans::Fit;
+use super::steps::SAID_SO;
 use super::*;
 use crate::home::Name;
 use crate::job::step::Begin;
@@ -256,7 +257,7 @@ impl Machine {
             (Some(journal), to)
                 if journal.stage == Stage::Trial && to.as_ref().is_none_or(|to| *to == journal.from) =>
             {
-                let reason = "the operator said so".to_owned();
+                let reason = SAID_SO.to_owned();
                 Step::TurnBack { outcome: Outcome::Reverted, reason, put_off: false }
             }
             (Some(journal), _) if journal.back.is_some() => {
@@ -271,7 +272,7 @@ impl Machine {
             (None, Some(to)) if self.current.as_ref() == Some(&to) => {
                 return out.push(refuse(format!("release {to} is the current one")));
             }
-            (None, Some(to)) => Step::Undo { to, reason: "the operator said so".to_owned() },
+            (None, Some(to)) => Step::Undo { to, reason: SAID_SO.to_owned() },
             (None, None) => {
                 return out.push(refuse("no upgrade is on trial: say to which release, with --to".to_owned()));
             }

@@ -142,12 +142,11 @@ impl Machine {
             State::Stopping { .. } => Some(format!("the node (pid {}) to end", self.life.pid)),
             State::Killing { .. } => Some(format!("the node (pid {}) to end after KILL", self.life.pid)),
             State::Clearing { .. } if !self.holders.is_empty() => Some(format!("{} to end", list(&self.holders))),
-            State::Boot
-            | State::Starting
-            | State::Up
-            | State::Clearing { .. }
-            | State::Working { .. }
-            | State::Leaving { .. } => None,
+            State::Working { .. } => self.step_retry.as_ref().filter(|_| self.step.is_none()).map(|retry| {
+                let left = show_duration(secs(retry.at.saturating_sub(self.now)));
+                format!("another try in {left}: {}", retry.fault)
+            }),
+            State::Boot | State::Starting | State::Up | State::Clearing { .. } | State::Leaving { .. } => None,
         }
     }
 
@@ -173,7 +172,7 @@ impl Machine {
         match (journal.stage, &self.state) {
             (Stage::Return, State::Up) => ("reverting", Some(format!("release {} to show that it runs", journal.from))),
             (Stage::Restore | Stage::Back | Stage::Return, _) => ("reverting", self.waits_for()),
-            (Stage::Stop, State::Working { .. }) => ("backup", None),
+            (Stage::Stop, State::Working { .. }) => ("backup", self.waits_for()),
             (Stage::Stop, _) => ("stopping", self.waits_for()),
             (Stage::Hook, _) => ("hook", self.waits_for()),
             (Stage::Switch, _) => ("switch", self.waits_for()),

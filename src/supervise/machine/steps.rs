@@ -10,6 +10,9 @@ const STEP_TRIES: u32 = 3;
 /// counts as failed.
 const PUT_OFFS: u32 = 3;
 
+/// The reason of what is taken back because somebody said so.
+pub(super) const SAID_SO: &str = "the operator said so";
+
 /// How long a step may take that only writes some small files.
 const SHORT_STEP_TIME: Duration = Duration::from_mins(2);
 
@@ -38,7 +41,7 @@ impl Machine {
             Ok(Report::Stepped(journal)) => {
                 let before = std::mem::replace(&mut self.journal, journal.map(|j| *j));
                 self.step_failures = 0;
-                self.journal_unsure = false;
+                self.reread = false;
                 // What follows is decided on what is read after this step.
                 if self.looking == Looking::No {
                     self.ask_look(out);
@@ -129,7 +132,8 @@ impl Machine {
                     self.put_off = (None, 0);
                 }
                 let name = self.journal.as_ref().map_or_else(String::new, |j| j.name.to_string());
-                let level = if *outcome == Outcome::Cancelled { Level::Info } else { Level::Error };
+                let asked_for = *outcome == Outcome::Cancelled || reason == SAID_SO;
+                let level = if asked_for { Level::Info } else { Level::Error };
                 say(out, level, format!("upgrade {name} is taken back: {reason}"));
                 self.cancel = false;
                 self.grant(Wish::Stepped, Reply::done(serde_json::json!({})), out);
@@ -140,7 +144,8 @@ impl Machine {
             }
             Step::Restore => {
                 self.restoring = false;
-                self.head_changed = true;
+                // The last known head is another one now.
+                self.reread = true;
                 self.hold_longer();
                 match self.journal.as_ref().and_then(|j| Some((j.backup.clone()?, j.replaced.clone()?))) {
                     Some((name, replaced)) => {
@@ -208,7 +213,7 @@ impl Machine {
     pub(super) fn step_failed(&mut self, step: Step, why: String, out: &mut Vec<Effect>) {
         self.step_failures += 1;
         // It may have been done but for its last word: what is there now is read again.
-        self.journal_unsure = true;
+        self.reread = true;
         self.ask_look(out);
         if let Step::Switch = step {
             self.current = None;
@@ -227,9 +232,10 @@ impl Machine {
             Step::TurnBack { .. } | Step::Back { .. } => "the upgrade cannot be taken back".to_owned(),
             Step::Undo { .. } => "the revert cannot begin".to_owned(),
         };
+        let fault = format!("{what}: {why}");
         let asked_for = matches!(step, Step::Backup(_)) && self.interrupted();
         let level = if asked_for { Level::Info } else { Level::Error };
-        say(out, level, if asked_for { what.clone() } else { format!("{what}: {why}") });
+        say(out, level, if asked_for { what } else { fault.clone() });
         let leaving = matches!(self.state, State::Working { then: Then::Exit(_) });
         match step {
             Step::Begin(_) => {
@@ -262,7 +268,7 @@ impl Machine {
                 if self.step_failures >= STEP_TRIES || self.took_long() =>
             {
                 self.step_failures = 0;
-                let step = self.turn_back(Outcome::Failed, format!("{what}: {why}"), true);
+                let step = self.turn_back(Outcome::Failed, fault, true);
                 self.start_step(step, out);
             }
             // As long as the exchange has not begun the node is preferred to its data of before.
@@ -275,10 +281,10 @@ impl Machine {
             {
                 // The link is where the journal has it: the node comes first, what is left is only to be written down.
                 self.parked = true;
-                self.grant(Wish::Stepped, Reply::error(Code::Failed, format!("{what}: {why}")), out);
+                self.grant(Wish::Stepped, Reply::error(Code::Failed, fault.clone()), out);
                 self.step_failures = 0;
                 if self.journal.as_ref().is_some_and(|j| self.current.as_ref() == Some(&j.from)) {
-                    self.step_retry = Some((self.now + Duration::from_secs(30), step));
+                    self.try_again(step, 30, fault);
                 }
                 if let State::Working { then: Then::Go } = self.state {
                     let release = self.current.as_ref().map_or_else(String::new, Release::to_string);
@@ -294,10 +300,10 @@ impl Machine {
             | Step::Forgo { .. }
             | Step::Back { .. } => {
                 let pause = if self.step_failures < STEP_TRIES { 1 } else { 10 };
-                self.step_retry = Some((self.now + Duration::from_secs(pause), step));
+                self.try_again(step, pause, fault);
             }
             Step::Prove { .. } | Step::Commit => {
-                self.step_retry = Some((self.now + Duration::from_secs(10), step));
+                self.try_again(step, 10, fault);
                 // Bookkeeping keeps no node down.
                 if let State::Working { then: Then::Go } = self.state {
                     self.go(out);
@@ -306,6 +312,10 @@ impl Machine {
                 }
             }
         }
+    }
+
+    fn try_again(&mut self, step: Step, seconds: u64, fault: String) {
+        self.step_retry = Some(Retry { step, at: self.now + Duration::from_secs(seconds), fault });
     }
 
     /// Whether the step that just failed had taken so long that it is not tried again at once.

@@ -84,7 +84,8 @@ fn fit(name: &str) -> Staged {
 }
 
 fn unfit(name: &str) -> Staged {
-    let check = Check { what: "it".to_owned(), problem: Some("it is not there".to_owned()), remark: None };
+    let check =
+        Check { what: "it".to_owned(), problem: Some("it is not there".to_owned()), remark: None, warning: None };
     Staged { checks: vec![check], ..fit(name) }
 }
 
@@ -698,6 +699,7 @@ fn what_must_be_copied_is_copied_ahead_in_time_and_again_closer_to_the_height() 
         to_copy: 1 << 30,
         down_copy: 1 << 20,
         free: 1 << 40,
+        fixed: None,
     };
     let staged = || Event::Done(Role::Stage, Ok(Report::Staged(Staged { backup: Some(forecast()), ..fit("v2") })));
     let mut drive = Drive::up(&[], vec![plan("v2", 10_000)]).all([staged()]);
