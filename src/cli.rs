@@ -112,6 +112,15 @@ pub enum Upgrade {
         /// Replace a release.
         force: bool,
     },
+    /// Fetch a release now, and check it.
+    Prepare {
+        /// Of which upgrade; none: the next.
+        name: Option<String>,
+        /// From there, whatever its plan says.
+        url: Option<String>,
+        /// The checksum of what is fetched.
+        checksum: Option<String>,
+    },
     /// Check whether an upgrade could run.
     Check {
         /// Which; none: the next.
@@ -473,6 +482,11 @@ impl Given {
                 height: self.value("--height").map(|text| height(&text)).transpose()?,
                 force: self.has("--force"),
             },
+            "upgrade prepare" => Upgrade::Prepare {
+                name: self.words.pop_front(),
+                url: self.value("--url"),
+                checksum: self.value("--checksum"),
+            },
             "upgrade check" => Upgrade::Check { name: self.words.pop_front() },
             "upgrade list" => Upgrade::List { all: self.has("--all") },
             "upgrade show" => Upgrade::Show { name: self.word() },
@@ -676,6 +690,16 @@ mod tests {
                 "upgrade add v2 f --height 7",
                 &[],
                 Command::Upgrade(Upgrade::Add { name: name(), file: "f".into(), height: Some(7), force: false }),
+            ),
+            ("upgrade prepare", &[], Command::Upgrade(Upgrade::Prepare { name: None, url: None, checksum: None })),
+            (
+                "upgrade prepare v2 --url U --checksum C",
+                &[],
+                Command::Upgrade(Upgrade::Prepare {
+                    name: Some(name()),
+                    url: Some("U".to_owned()),
+                    checksum: Some("C".to_owned()),
+                }),
             ),
             ("upgrade check", &[], Command::Upgrade(Upgrade::Check { name: None })),
             ("upgrade check v2", &[], Command::Upgrade(Upgrade::Check { name: Some(name()) })),

@@ -167,6 +167,11 @@ impl Home {
         self.dir().join("upgrades")
     }
 
+    /// Downloads in progress; nothing in it is ever executed.
+    pub fn staging(&self) -> PathBuf {
+        self.dir().join("staging")
+    }
+
     /// Where an upgrade stands.
     pub fn journal(&self) -> PathBuf {
         self.dir().join("journal.json")

@@ -14,6 +14,7 @@ mod node_args;
 mod plan;
 mod proc;
 mod schedule;
+mod source;
 mod supervise;
 
 use std::process::ExitCode;

@@ -19,6 +19,9 @@ pub struct Plan {
     /// Absent, null, a string or an object, as the file has it.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub info: Value,
+    /// The batch plan that it is a part of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<Name>,
     /// How often the operator said `upgrade retry`: a change of content, so that the plan counts as a new one.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub retry: u64,
@@ -53,11 +56,6 @@ impl Plan {
             Value::String(text) => text.clone(),
             info @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => info.to_string(),
         }
-    }
-
-    /// Whether `info` names binaries that could be fetched.
-    pub fn names_binaries(&self) -> bool {
-        self.info_object().is_some_and(|object| object.get("binaries").is_some_and(Value::is_object))
     }
 
     /// `info` as an object: itself, or the JSON in its string.
@@ -114,8 +112,13 @@ fn one(value: &Value) -> Result<Plan, String> {
         Some(info @ (Value::Null | Value::String(_) | Value::Object(_))) => info.clone(),
         Some(other) => return Err(format!("info is an object or a string, not {}", short(other))),
     };
+    let batch = match object.get("batch") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(batch)) => Some(Name::parse(batch)?),
+        Some(other) => return Err(format!("batch is a string, not {}", short(other))),
+    };
     let retry = object.get("retry").and_then(Value::as_u64).unwrap_or(0);
-    Ok(Plan { name, height, info, retry })
+    Ok(Plan { name, height, info, batch, retry })
 }
 
 fn short(value: &Value) -> String {

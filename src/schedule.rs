@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::home::{Name, Release};
 use crate::journal::Outcome;
+use crate::source::Source;
 
 /// A plan as found in a file, with the release it would run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,8 +19,10 @@ pub struct Found {
     pub digest: String,
     /// What a person wrote about it.
     pub description: Option<String>,
-    /// Whether the plan names binaries to fetch.
-    pub fetchable: bool,
+    /// Where its release can be fetched, if the plan says so; the error is what is wrong with what it says.
+    pub source: Result<Option<Source>, String>,
+    /// The batch plan that it is a part of.
+    pub batch: Option<Name>,
     /// The release that its name stands for.
     pub release: Release,
     /// What the release's binary looked like (size, time, inode, mode); `None` when it is not there.
@@ -43,6 +46,8 @@ pub enum Standing {
     Failed(String),
     /// It contradicts another plan.
     Conflict(String),
+    /// One before it in the same batch plan did not work.
+    Held(String),
 }
 
 /// What the standings depend on, beside the plans.
@@ -112,6 +117,7 @@ impl Schedule {
                 });
             }
         }
+        hold_back(&mut entries);
         Schedule { entries }
     }
 
@@ -123,7 +129,16 @@ impl Schedule {
     /// The due plan: the highest whose height this head reaches. An unknown head reaches none.
     pub fn due(&self, head: Option<u64>, lead: u64) -> Option<&Found> {
         let head = head?;
-        self.pending().filter(|plan| head >= due_at(plan.height, lead)).last()
+        self.chosen(|plan| head >= due_at(plan.height, lead))
+    }
+
+    /// Which of the plans that are due runs: the highest, or, where that is one of a batch, the lowest of that batch.
+    pub fn chosen(&self, is_due: impl Fn(&Found) -> bool) -> Option<&Found> {
+        let highest = self.pending().filter(|plan| is_due(plan)).last()?;
+        match &highest.batch {
+            Some(batch) => self.pending().find(|plan| is_due(plan) && plan.batch.as_ref() == Some(batch)),
+            None => Some(highest),
+        }
     }
 
     /// The plans that a due one passes over.
@@ -134,6 +149,27 @@ impl Schedule {
     /// The nearest plan that is not due yet.
     pub fn next(&self, head: Option<u64>, lead: u64) -> Option<&Found> {
         self.pending().find(|plan| head.is_none_or(|head| head < due_at(plan.height, lead)))
+    }
+}
+
+/// The upgrades of a batch plan run one after the other: those behind one that cannot run wait for the operator.
+fn hold_back(entries: &mut [Entry]) {
+    let mut stopped: BTreeMap<Name, String> = BTreeMap::new();
+    for entry in entries {
+        let Some(batch) = &entry.plan.batch else { continue };
+        let name = &entry.plan.name;
+        let why = match &entry.standing {
+            Standing::Failed(_) => format!("{name}, before it in plan {batch}, failed: retry or cancel that one first"),
+            Standing::Conflict(_) => format!("{name}, before it in plan {batch}, contradicts another plan"),
+            Standing::Pending => {
+                if let Some(why) = stopped.get(batch) {
+                    entry.standing = Standing::Held(why.clone());
+                }
+                continue;
+            }
+            Standing::Done | Standing::Past(_) | Standing::Held(_) => continue,
+        };
+        stopped.entry(batch.clone()).or_insert(why);
     }
 }
 
@@ -156,7 +192,8 @@ mod tests {
             name,
             height,
             description: None,
-            fetchable: false,
+            source: Ok(None),
+            batch: None,
             print: None,
             outcome: None,
         }
@@ -189,6 +226,39 @@ mod tests {
         assert_eq!(schedule.passed_by(schedule.due(Some(250), 0).unwrap()).len(), 1);
         assert_eq!(schedule.next(Some(250), 0).unwrap().name.as_str(), "v4");
         assert_eq!(schedule.next(None, 0).unwrap().name.as_str(), "v2");
+    }
+
+    #[test]
+    fn the_upgrades_of_a_batch_run_one_after_the_other_and_one_that_failed_holds_those_behind_it() {
+        let of = |name: &str, height: u64, outcome: Option<Outcome>| {
+            let outcome = outcome.map(|outcome| (outcome, "it died".to_owned()));
+            Found { batch: Some(Name::parse("b").unwrap()), outcome, ..plan(name, height) }
+        };
+        let all = [of("v2", 100, None), of("v3", 200, None), of("v4", 300, None), plan("x", 150)];
+        let schedule = Schedule::new(&all, &Known::default());
+        let due = |head| schedule.due(Some(head), 0).map(|plan| plan.name.to_string());
+        assert_eq!(due(98), None);
+        assert_eq!(due(250).as_deref(), Some("v2"), "also where later ones are due");
+        let done = Known { current: Some(Release::parse("v2").unwrap()), brought: Some(100) };
+        let next = Schedule::new(&all, &done);
+        assert_eq!(next.due(Some(250), 0).unwrap().name.as_str(), "v3");
+        assert_eq!(next.passed_by(next.due(Some(250), 0).unwrap()).len(), 1, "x, which is no part of it");
+        let failed = [
+            of("v2", 100, Some(Outcome::Committed)),
+            of("v3", 200, Some(Outcome::Reverted)),
+            of("v4", 300, None),
+            plan("y", 400),
+        ];
+        let shape = standings(&failed, &done);
+        assert_eq!(shape[1], Standing::Failed("it died".to_owned()));
+        assert!(
+            matches!(&shape[2], Standing::Held(why) if why.contains("v3, before it in plan b, failed")),
+            "{shape:?}"
+        );
+        assert_eq!(shape[3], Standing::Pending, "another plan is not held");
+        let schedule = Schedule::new(&failed, &done);
+        assert!(schedule.due(Some(350), 0).is_none());
+        assert_eq!(schedule.due(Some(450), 0).unwrap().name.as_str(), "y");
     }
 
     #[test]

@@ -136,6 +136,17 @@ pub static COMMANDS: &[Item] = &[
         details: "",
     },
     Item {
+        path: "upgrade prepare",
+        words: &["[NAME]"],
+        summary: "fetch the release of an upgrade now, and check it",
+        options: &[
+            opt("--url", "URL", "fetch it from there, whatever its plan says"),
+            opt("--checksum", "SUM", "the checksum of what is there: sha256:… or sha512:…"),
+        ],
+        details: "Without NAME: the next upgrade. A release that is there is only checked. Exit 1 when something is missing.\n\
+                  It works without a supervisor and beside one, and needs no DAEMON_ALLOW_DOWNLOAD_BINARIES.",
+    },
+    Item {
         path: "upgrade check",
         words: &["[NAME]"],
         summary: "check whether an upgrade could run, and tell what will happen",

@@ -3,14 +3,15 @@
 
 use std::fmt::Write as _;
 use std::fs::File;
-use std::io::{IsTerminal, Write};
+use std::io::IsTerminal;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::meter::Meter;
 use super::{Context, answer, client};
 use crate::cli::Backup;
 use crate::config::show_size;
@@ -18,21 +19,12 @@ use crate::error::{Code, Error, OnFile, Result};
 use crate::home::{Home, Name, Owner};
 use crate::job::backup::list::{self, Found, Held, State};
 use crate::job::backup::prune::{Limits, prune};
-use crate::job::backup::{self as store, About, Progress, Spec, export, verify};
+use crate::job::backup::{self as store, About, Spec, export, verify};
 use crate::job::shim::{open_lock, read_record, with_node_args};
 use crate::job::{clear, durable, look, step};
 use crate::journal::{Stage, unix_now};
 use crate::manifest::{Header, Mode};
 use crate::node_args;
-
-/// How often progress is told where nobody looks at a terminal.
-const TELL_EVERY: Duration = Duration::from_secs(5);
-
-/// How often a bar is drawn.
-const DRAW_EVERY: Duration = Duration::from_millis(100);
-
-/// How many characters a bar has.
-const BAR: usize = 30;
 
 /// Does what was said.
 pub fn backup(context: &Context, command: &Backup) -> Result<ExitCode> {
@@ -367,56 +359,4 @@ fn remove(context: &Context, spec: &Spec, keep: Option<u64>, max_age: Option<Dur
     let counted: Vec<u64> = removed.iter().filter_map(|one| one.freed).collect();
     let total = if counted.is_empty() { String::new() } else { format!("{} freed", show_size(counted.iter().sum())) };
     answer(format!("{text}{total}").trim_end())
-}
-
-/// Shows how far something is, on stderr: a bar on a terminal, else a line now and then.
-struct Meter<'a> {
-    context: &'a Context,
-    doing: &'static str,
-    bar: bool,
-    began: Instant,
-    next: Instant,
-    drawn: bool,
-}
-
-impl Meter<'_> {
-    fn new<'a>(context: &'a Context, doing: &'static str) -> Meter<'a> {
-        let bar = std::io::stderr().is_terminal();
-        let began = Instant::now();
-        Meter { context, doing, bar, began, next: began + if bar { DRAW_EVERY } else { TELL_EVERY }, drawn: false }
-    }
-
-    fn tell(&mut self, progress: Progress) {
-        let now = Instant::now();
-        if self.context.quiet || now < self.next {
-            return;
-        }
-        self.next = now + if self.bar { DRAW_EVERY } else { TELL_EVERY };
-        let seconds = now.duration_since(self.began).as_secs_f64();
-        // Only for people: what a float loses here nobody sees.
-        let speed = show_size((progress.bytes as f64 / seconds.max(0.001)) as u64);
-        let done = show_size(progress.bytes);
-        let share = progress.of.filter(|of| *of > 0).map(|of| (progress.bytes.min(of), of));
-        let far = match share {
-            Some((bytes, of)) => {
-                format!("{:3} %, {done} of {}, {speed}/s", u128::from(bytes) * 100 / u128::from(of), show_size(of))
-            }
-            None => format!("{done}, {} files, {speed}/s", progress.files),
-        };
-        if !self.bar {
-            self.context.note(&format!("{}: {}", self.doing, far.trim_start()));
-            return;
-        }
-        let filled = share.map_or(0, |(bytes, of)| (u128::from(bytes) * BAR as u128 / u128::from(of)) as usize);
-        let bar = format!("{}{}", "#".repeat(filled), "-".repeat(BAR - filled.min(BAR)));
-        let _ = write!(std::io::stderr(), "\r{} [{bar}] {far}\x1b[K", self.doing);
-        self.drawn = true;
-    }
-
-    /// Takes the bar away: what follows begins on a line of its own.
-    fn end(&mut self) {
-        if self.drawn {
-            let _ = write!(std::io::stderr(), "\r\x1b[K");
-        }
-    }
 }

@@ -5,6 +5,7 @@ pub mod backup;
 pub mod client;
 pub mod config;
 pub mod init;
+pub mod meter;
 pub mod run;
 pub mod status;
 pub mod upgrade;

@@ -6,16 +6,18 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 
+use super::meter::Meter;
 use super::status::phase_word;
 use super::{Context, answer, client};
 use crate::cli::Upgrade;
 use crate::config::show_size;
 use crate::error::{Code, Error, OnFile, Result};
 use crate::home::{Name, Release};
-use crate::job::{backup, check, durable, look, shim, stage, step};
+use crate::job::{backup, check, durable, fetch, look, shim, stage, step};
 use crate::journal::{History, Outcome};
 use crate::plan::Plan;
 use crate::schedule::{Entry, Found, Known, Schedule, Standing};
+use crate::source::{Link, Source};
 use crate::supervise::control::Request;
 
 /// Does what was said.
@@ -27,6 +29,9 @@ pub fn upgrade(context: &Context, command: &Upgrade) -> Result<ExitCode> {
             schedule(context, &parse(name)?, *height, info, *force)?;
         }
         Upgrade::Add { name, file, height, force } => add(context, &parse(name)?, file, *height, *force)?,
+        Upgrade::Prepare { name, url, checksum } => {
+            return prepare(context, name.as_deref(), url.as_deref(), checksum.as_deref());
+        }
         Upgrade::Check { name } => return check_release(context, name.as_deref()),
         Upgrade::List { all } => list(context, *all)?,
         Upgrade::Show { name } => show(context, &parse(name)?)?,
@@ -54,14 +59,15 @@ fn info_of(url: Option<&str>, checksum: Option<&str>, text: Option<&str>, skip_c
     let mut object = match text.map(|text| (text, serde_json::from_slice::<Map<String, Value>>(text.as_bytes()))) {
         None => Map::new(),
         Some((_, Ok(object))) => object,
-        Some((text, Err(_))) if url.is_none() => return Ok(Value::String(text.to_owned())),
+        Some((text, Err(_))) if url.is_none() => {
+            let info = Value::String(text.to_owned());
+            check_source(&info, skip_checksum)?;
+            return Ok(info);
+        }
         Some((text, Err(_))) => Map::from_iter([("description".to_owned(), json!(text))]),
     };
     match (url, checksum) {
         (Some(url), checksum) => {
-            if checksum.is_none() && !url.contains("checksum=") && !skip_checksum {
-                return Err(Error::usage("a URL needs its checksum: give --checksum sha256:HEX"));
-            }
             object.insert("binaries".to_owned(), json!({"any": url}));
             if let Some(checksum) = checksum {
                 object.insert("checksum".to_owned(), json!(checksum));
@@ -70,7 +76,17 @@ fn info_of(url: Option<&str>, checksum: Option<&str>, text: Option<&str>, skip_c
         (None, Some(_)) => return Err(Error::usage("--checksum is of no use without --url")),
         (None, None) => {}
     }
-    Ok(if object.is_empty() { Value::Null } else { Value::Object(object) })
+    let info = if object.is_empty() { Value::Null } else { Value::Object(object) };
+    check_source(&info, skip_checksum)?;
+    Ok(info)
+}
+
+/// What says where to fetch a release must say so in full.
+fn check_source(info: &Value, skip_checksum: bool) -> Result<()> {
+    match Source::of(info).map_err(Error::usage)? {
+        Some(source) => source.link().trusted(skip_checksum).map_err(Error::usage),
+        None => Ok(()),
+    }
 }
 
 /// A plan that may be written, and what it takes the place of.
@@ -106,7 +122,7 @@ fn accept(context: &Context, name: &Name, height: u64, info: Value, force: bool)
     }
     // Only plans that wait can be in the way.
     let (planned, _) = plans(context);
-    let waits = |e: &Entry| matches!(e.standing, Standing::Pending | Standing::Conflict(_));
+    let waits = |e: &Entry| matches!(e.standing, Standing::Pending | Standing::Conflict(_) | Standing::Held(_));
     let live: Vec<Found> = planned.entries.into_iter().filter(waits).map(|e| e.plan).collect();
     if let Some(other) = live.iter().find(|plan| plan.height == height && plan.name != *name) {
         return Err(Error::refused(format!(
@@ -118,7 +134,7 @@ fn accept(context: &Context, name: &Name, height: u64, info: Value, force: bool)
     if let Some(other) = moved.first().filter(|_| !force) {
         return Err(Error::refused(format!("upgrade {name} is planned for block {}: --force moves it", other.height)));
     }
-    let mut plan = Plan { name: name.clone(), height, info, retry: 0 };
+    let mut plan = Plan { name: name.clone(), height, info, batch: None, retry: 0 };
     // Said anew by the operator: an earlier end of the same plan must not stand in its way.
     count_up(&mut plan, &look::read_history(home));
     Ok(Accepted { plan, moved, head })
@@ -145,16 +161,32 @@ fn put(context: &Context, accepted: Accepted) -> Result<()> {
         "upgrade {name} is planned for block {height}{}",
         head.map(|head| format!(" (head {head})")).unwrap_or_default()
     ))?;
-    if let Err(why) = check::executable(&context.home.binary(&context.home.find(name))) {
-        context.note(&format!(
-            "warning: {why}; it must be there before block {height}: `wemixvisor upgrade add {name} FILE` puts it there"
-        ));
-    }
+    tell_if_missing(context, &plan);
     if head.is_none() {
         context
             .note("warning: no head is known: the upgrade waits until the node's RPC tells one (DAEMON_RPC_ADDRESS)");
     }
     Ok(())
+}
+
+/// Warns of a release that is not there yet, with what will bring it there.
+pub fn tell_if_missing(context: &Context, plan: &Plan) {
+    let (name, height) = (&plan.name, plan.height);
+    let binary = context.home.binary(&context.home.find(name));
+    let Err(why) = check::executable(&binary) else { return };
+    let source = Source::of(&plan.info).ok().flatten().filter(|_| binary.symlink_metadata().is_err());
+    match source {
+        Some(source) if context.config.allow_download => {
+            context.note(&format!("its release is fetched from {} as soon as a supervisor runs", source.link()));
+        }
+        Some(source) => context.note(&format!(
+            "warning: its release must be there before block {height}: `wemixvisor upgrade prepare {name}` fetches it from {}, or with DAEMON_ALLOW_DOWNLOAD_BINARIES=true the supervisor does",
+            source.link()
+        )),
+        None => context.note(&format!(
+            "warning: {why}; it must be there before block {height}: `wemixvisor upgrade add {name} FILE` puts it there"
+        )),
+    }
 }
 
 fn height_file_also_elsewhere(context: &Context, name: &Name, height: u64) -> bool {
@@ -213,29 +245,85 @@ fn add(context: &Context, name: &Name, file: &Path, height: Option<u64>, force: 
     accepted.map_or(Ok(()), |accepted| put(context, accepted))
 }
 
-fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
-    let home = &context.home;
+/// The upgrade that is meant, and its plan if it has one: the named one, else the next.
+fn meant(context: &Context, name: Option<&str>) -> Result<(Name, Option<Entry>)> {
     let (schedule, errors) = plans(context);
-    let entry = match name {
+    match name {
         Some(name) => {
             let name = parse(name)?;
-            schedule
-                .entries
-                .iter()
-                .rev()
-                .find(|e| e.plan.name == name)
-                .map(|e| (name.clone(), Some(e)))
-                .unwrap_or((name, None))
+            let entry = schedule.entries.into_iter().rev().find(|e| e.plan.name == name);
+            Ok((name, entry))
         }
-        None => match schedule.entries.iter().find(|e| e.standing == Standing::Pending) {
-            Some(entry) => (entry.plan.name.clone(), Some(entry)),
+        None => match schedule.entries.into_iter().find(|e| e.standing == Standing::Pending) {
+            Some(entry) => Ok((entry.plan.name.clone(), Some(entry))),
             None => {
                 let why = errors.first().map(|e| format!("; {} holds none: {}", e.file, e.error)).unwrap_or_default();
-                return Err(Error::failed(format!("no upgrade is planned{why}")));
+                Err(Error::failed(format!("no upgrade is planned{why}")))
             }
         },
+    }
+}
+
+fn prepare(context: &Context, name: Option<&str>, url: Option<&str>, checksum: Option<&str>) -> Result<ExitCode> {
+    if name.is_none() && url.is_some() {
+        return Err(Error::usage("--url needs the NAME of the upgrade that the release is for"));
+    }
+    if checksum.is_some() && url.is_none() {
+        return Err(Error::usage("--checksum is of no use without --url"));
+    }
+    let (name, entry) = meant(context, name)?;
+    let release = context.home.find(&name);
+    let binary = context.home.binary(&release);
+    let source = match url {
+        Some(_) if binary.symlink_metadata().is_ok() => {
+            let path = binary.display();
+            return Err(Error::refused(format!("{path} is there already: move it away to fetch another one")));
+        }
+        Some(url) => Some(Source::Binary(Link::parse(url, checksum).map_err(Error::usage)?)),
+        None => match entry.as_ref().map(|entry| entry.plan.source.clone()) {
+            Some(Err(why)) if binary.symlink_metadata().is_err() => {
+                return Err(Error::failed(format!("the plan of {name} does not say from where to fetch it: {why}")));
+            }
+            Some(Ok(source)) => source,
+            Some(Err(_)) | None => None,
+        },
     };
-    let (name, entry) = entry;
+    if binary.symlink_metadata().is_err() {
+        let source = source.ok_or_else(|| {
+            Error::failed(format!(
+                "{} is not there, and no plan says from where to fetch it: give --url",
+                binary.display()
+            ))
+        })?;
+        fetch_release(context, &release, source)?;
+    }
+    check_release(context, Some(name.as_str()))
+}
+
+/// Fetches a release, showing how far it is.
+pub fn fetch_release(context: &Context, release: &Release, source: Source) -> Result<()> {
+    source.link().trusted(context.config.skip_checksum).map_err(Error::usage)?;
+    let spec = fetch::Spec {
+        release: release.clone(),
+        source,
+        retries: context.config.download_retries,
+        skip_checksum: context.config.skip_checksum,
+    };
+    let mut meter = Meter::new(context, format!("fetching {release}"));
+    let fetched = fetch::fetch(&context.home, &spec, &mut |progress| meter.tell(progress));
+    meter.end();
+    match fetched? {
+        fetch::Outcome::Installed(bytes) => {
+            context.note(&format!("release {release} is there: {} from {}", show_size(bytes), spec.source.link()));
+            Ok(())
+        }
+        fetch::Outcome::WrongChecksum(why) => Err(Error::failed(why)),
+    }
+}
+
+fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
+    let home = &context.home;
+    let (name, entry) = meant(context, name)?;
     // As the supervisor does it: with the arguments of the node that runs, or ran last.
     let args = shim::read_record(home).map_or_else(|| context.config.node_args.clone(), |record| record.args);
     let args = home
@@ -257,7 +345,7 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
     let head = client::head(home);
     let mut good = staged.problem().is_none();
     let mut outlook = Vec::new();
-    match entry.map(|e| (&e.plan, &e.standing)) {
+    match entry.as_ref().map(|e| (&e.plan, &e.standing)) {
         None => outlook.push(format!("no plan names {name}: `wemixvisor upgrade schedule {name} HEIGHT` or `upgrade now {name}` would use this release")),
         Some((plan, Standing::Pending)) => {
             let due = crate::schedule::due_at(plan.height, context.config.upgrade_lead);
@@ -268,7 +356,7 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
             });
         }
         Some((plan, Standing::Done)) => outlook.push(format!("release {} runs already", plan.release)),
-        Some((_, Standing::Past(why) | Standing::Failed(why) | Standing::Conflict(why))) => {
+        Some((_, Standing::Past(why) | Standing::Failed(why) | Standing::Conflict(why) | Standing::Held(why))) => {
             good = false;
             outlook.push(format!("it will not run: {why}"));
         }
@@ -325,6 +413,7 @@ fn seen(context: &Context) -> Result<(Vec<Value>, Vec<look::PlanError>)> {
             Standing::Past(why) => ("past", why.clone()),
             Standing::Failed(why) => ("failed", why.clone()),
             Standing::Conflict(why) => ("conflict", why.clone()),
+            Standing::Held(why) => ("held", why.clone()),
         };
         let (state, note) = (of("state").unwrap_or_else(|| state.to_owned()), of("note").unwrap_or(note));
         json!({"name": plan.name, "height": plan.height, "state": state, "note": note, "file": plan.file, "description": plan.description})

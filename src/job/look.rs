@@ -15,6 +15,7 @@ use crate::home::{Home, Release};
 use crate::journal::{History, Journal, Known, Outcome, Record, parse_history};
 use crate::plan::{self, Plan};
 use crate::schedule::Found;
+use crate::source::Source;
 
 /// The most plan files that are read; more than any chain has.
 const MAX_FILES: usize = 1000;
@@ -146,7 +147,8 @@ pub fn read_plans(home: &Home, history: &[History]) -> (Vec<Found>, Vec<PlanErro
                     print: fingerprint(&home.binary(&release)),
                     outcome: outcomes.get(digest.as_str()).cloned(),
                     description: plan.description(),
-                    fetchable: plan.names_binaries(),
+                    source: Source::of(&plan.info),
+                    batch: plan.batch,
                     name: plan.name,
                     height: plan.height,
                     file: file.clone(),

@@ -6,6 +6,7 @@ pub mod backup;
 pub mod check;
 pub mod clear;
 pub mod durable;
+pub mod fetch;
 pub mod look;
 pub mod probe;
 pub mod rpc;
@@ -35,6 +36,8 @@ pub enum Job {
     Probe(probe::Spec),
     /// Check that a release can be run.
     Stage(stage::Spec),
+    /// Fetch a release.
+    Fetch(fetch::Spec),
     /// Move an upgrade on by one durable step.
     Step(Box<step::Step>),
     /// Copy what a backup will need and will not change any more, while the node runs.
@@ -108,12 +111,23 @@ pub enum Note {
         /// How often it was started by now.
         attempt: u32,
     },
-    /// How far a backup or a restore is.
-    Progress(backup::Progress),
+    /// How far a backup, a restore or a download is.
+    Progress(Progress),
     /// The shim: the program could not be executed.
     NotExecuted(String),
     /// The shim: something that the operator should know.
     Warning(String),
+}
+
+/// How far something is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Files done; 0 where they are not counted.
+    pub files: u64,
+    /// Bytes done (sizes, whatever the means).
+    pub bytes: u64,
+    /// Bytes in all, when that is known.
+    pub of: Option<u64>,
 }
 
 /// What the shim recorded just before it became the node.
@@ -136,6 +150,8 @@ pub enum Report {
     Probed(Box<probe::Probed>),
     /// Of `Stage`.
     Staged(stage::Staged),
+    /// Of `Fetch`.
+    Fetched(fetch::Outcome),
     /// Of `Step`: the journal as it is now.
     Stepped(Option<Box<Journal>>),
     /// Of `CopyAhead`: so many bytes were copied.
@@ -189,6 +205,9 @@ fn run(home: &Home, job: Job) -> Result<Report> {
         Job::Look => Ok(Report::Surveyed(Box::new(look::look(home)))),
         Job::Probe(spec) => probe::probe(home, &spec).map(|probed| Report::Probed(Box::new(probed))),
         Job::Stage(spec) => Ok(Report::Staged(stage::stage(home, &spec))),
+        Job::Fetch(spec) => {
+            fetch::fetch(home, &spec, &mut |progress| say(&Line::Note(Note::Progress(progress)))).map(Report::Fetched)
+        }
         Job::Step(step) => step::carry_out(home, *step).map(|journal| Report::Stepped(journal.map(Box::new))),
         Job::CopyAhead(spec) => {
             backup::copy_ahead(home, &spec, &mut |progress| say(&Line::Note(Note::Progress(progress))))

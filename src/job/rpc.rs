@@ -5,11 +5,9 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 
 use super::tls;
 use crate::config::Address;
@@ -118,22 +116,12 @@ fn agent(url: &str) -> Result<ureq::Agent, Failure> {
     if !url.starts_with("https:") {
         return Ok(config.build().into());
     }
-    let native = rustls_native_certs::load_native_certs().certs;
-    if native.is_empty() {
-        return Err(Failure::Silent("this host has no root certificates: install ca-certificates".to_owned()));
-    }
-    let roots: Vec<Certificate<'static>> =
-        native.iter().map(|der| Certificate::from_der(der.as_ref()).to_owned()).collect();
-    let tls = TlsConfig::builder()
-        .provider(TlsProvider::Rustls)
-        .root_certs(RootCerts::Specific(Arc::new(roots)))
-        .unversioned_rustls_crypto_provider(Arc::new(tls::provider()))
-        .build();
+    let tls = tls::config().map_err(Failure::Silent)?;
     Ok(config.tls_config(tls).build().into())
 }
 
 fn post(agent: &ureq::Agent, url: &str, request: &str) -> Result<Value, Failure> {
-    let silent = |e: ureq::Error| Failure::Silent(printable(&e.to_string()));
+    let silent = |e: ureq::Error| Failure::Silent(tls::explain(&e).unwrap_or_else(|| printable(&e.to_string())));
     let mut reply = agent.post(url).header("content-type", "application/json").send(request).map_err(silent)?;
     let status = reply.status();
     let body = match reply.body_mut().with_config().limit(REPLY_MAX).read_to_vec() {

@@ -1,14 +1,18 @@
-//! What TLS may use, no more than an https RPC needs: each algorithm that is named here is linked into the program.
+//! What TLS may use and trust, no more than an https RPC and downloads need: each algorithm that is named here is linked into the program.
 
 use std::io::ErrorKind;
+use std::sync::Arc;
 
 use rustix::rand::{GetRandomFlags, getrandom};
-use rustls::SignatureScheme;
 use rustls::crypto::ring::{cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
+use rustls::{CertificateError, SignatureScheme};
+use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 use webpki::ring as verify;
+
+use crate::journal::{rfc3339, unix_now};
 
 /// The algorithms of a client that never shows a certificate of its own.
 pub fn provider() -> CryptoProvider {
@@ -86,7 +90,58 @@ impl SecureRandom for Kernel {
 struct NoKeys;
 
 impl KeyProvider for NoKeys {
-    fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<std::sync::Arc<dyn SigningKey>, rustls::Error> {
+    fn load_private_key(&self, _: PrivateKeyDer<'static>) -> Result<Arc<dyn SigningKey>, rustls::Error> {
         Err(rustls::Error::General("there are no client certificates here".to_owned()))
     }
+}
+
+/// What a client of ours trusts: the root certificates of this host, else those that are built in.
+pub fn config() -> Result<TlsConfig, String> {
+    let native = rustls_native_certs::load_native_certs();
+    let roots = if native.certs.is_empty() {
+        if std::env::var_os("SSL_CERT_FILE").is_some() || std::env::var_os("SSL_CERT_DIR").is_some() {
+            // Said by somebody who wants no others.
+            return Err("SSL_CERT_FILE or SSL_CERT_DIR names no certificates that can be read".to_owned());
+        }
+        RootCerts::WebPki
+    } else {
+        let certs = native.certs.iter().map(|der| Certificate::from_der(der.as_ref()).to_owned());
+        RootCerts::Specific(Arc::new(certs.collect()))
+    };
+    Ok(TlsConfig::builder()
+        .provider(TlsProvider::Rustls)
+        .root_certs(roots)
+        .unversioned_rustls_crypto_provider(Arc::new(provider()))
+        .build())
+}
+
+/// What is wrong with the other side's TLS, if that is what an error is about, and what to do.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the libraries' lists grow, and they tell the rest themselves")]
+pub fn explain(error: &ureq::Error) -> Option<String> {
+    let tls = match error {
+        ureq::Error::Rustls(tls) => tls,
+        ureq::Error::Io(e) => e.get_ref()?.downcast_ref::<rustls::Error>()?,
+        _ => return None,
+    };
+    if let rustls::Error::InvalidMessage(_) = tls {
+        return Some(format!("it does not speak TLS: is it a server of http? ({tls})"));
+    }
+    let rustls::Error::InvalidCertificate(certificate) = tls else { return None };
+    let clock = rfc3339(unix_now());
+    Some(match certificate {
+        CertificateError::Expired => format!("its certificate has expired; this host's clock says {clock}, is that right?"),
+        CertificateError::ExpiredContext { not_after, .. } => format!(
+            "its certificate expired at {}; this host's clock says {clock}, is that right?",
+            rfc3339(not_after.as_secs())
+        ),
+        CertificateError::NotValidYet => {
+            format!("its certificate is not valid yet; this host's clock says {clock}, is that right?")
+        }
+        CertificateError::NotValidYetContext { not_before, .. } => format!(
+            "its certificate is valid from {} on; this host's clock says {clock}, is that right?",
+            rfc3339(not_before.as_secs())
+        ),
+        CertificateError::UnknownIssuer => "its certificate is from nobody that this host trusts (UnknownIssuer): install ca-certificates, or the authority's own certificate".to_owned(),
+        other => format!("its certificate is wrong: {other}"),
+    })
 }

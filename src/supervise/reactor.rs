@@ -229,6 +229,7 @@ impl Reactor {
             Role::Look
             | Role::Probe
             | Role::Stage
+            | Role::Fetch
             | Role::Step
             | Role::Ahead
             | Role::Prune

@@ -14,9 +14,10 @@ use super::copy::mtime_ns;
 use super::list::Found;
 use super::place::MANIFEST;
 use super::reader::Manifest;
-use super::{Progress, Tell, walk};
+use super::{Tell, walk};
 use crate::error::{Error, OnFile, Result};
 use crate::home::Owner;
+use crate::job::Progress;
 use crate::job::durable;
 
 /// Writes the archive to a new file, which has its name only when it is complete and synced.

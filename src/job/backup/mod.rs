@@ -27,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::config::{BackupMode, Config, show_size};
 use crate::error::{OnFile, Result};
 use crate::home::{Home, Release};
+use crate::job::Progress;
 use crate::manifest::{How, Mode, Writer};
 use crate::node_args;
 
@@ -111,17 +112,6 @@ impl fmt::Display for Forecast {
             show_size(self.free)
         )
     }
-}
-
-/// How far a backup or restore is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Progress {
-    /// Files done.
-    pub files: u64,
-    /// Bytes done (sizes, whatever the means).
-    pub bytes: u64,
-    /// Bytes in all, when that is known.
-    pub of: Option<u64>,
 }
 
 /// Whose backup it is.

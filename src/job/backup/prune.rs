@@ -94,7 +94,8 @@ fn needed(home: &Home, partial: &str) -> bool {
         // Copied beforehand for the next upgrade, whose downtime it spares.
         let survey = look::look(home);
         let known = Known { current: survey.current.ok(), brought: survey.brought };
-        let waits = |entry: &Entry| matches!(entry.standing, Standing::Pending | Standing::Conflict(_));
+        let waits =
+            |entry: &Entry| matches!(entry.standing, Standing::Pending | Standing::Conflict(_) | Standing::Held(_));
         return !matches!(survey.journal, Ok(None)) || Schedule::new(&survey.plans, &known).entries.iter().any(waits);
     }
     is_of_restore(partial) && restore_pending(home)

@@ -16,9 +16,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::Tell;
 use super::copy::{self, Copier};
-use super::{Progress, Tell};
 use crate::error::{Error, OnFile, Result};
+use crate::job::Progress;
 use crate::manifest::{Entry, How, Writer, encode};
 
 /// What one read of a directory may bring.

@@ -9,8 +9,9 @@ use rustix::fs::FileType;
 
 use super::list::{Found, is_same};
 use super::reader::Manifest;
-use super::{Progress, Tell, walk};
+use super::{Tell, walk};
 use crate::error::Result;
+use crate::job::Progress;
 use crate::manifest::{Entry, How, Totals, encode};
 
 /// So many faults are named; the rest is counted.

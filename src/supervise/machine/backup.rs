@@ -7,9 +7,9 @@ use log::Level;
 
 use super::{Effect, Machine, Now, Role, State, say};
 use crate::config::{Trigger, show_duration, show_size};
+use crate::job::backup::Spec;
 use crate::job::backup::prune::Limits;
-use crate::job::backup::{Progress, Spec};
-use crate::job::{Job, Report};
+use crate::job::{Job, Progress, Report};
 use crate::schedule::{Found, due_at};
 
 /// How long removing old backups, and copying ahead, may take.
@@ -28,7 +28,7 @@ const DISK_PACE: u64 = 50 << 20;
 const AHEAD_AGAIN: Duration = Duration::from_hours(1);
 
 /// How often a line tells how far a backup is.
-const PROGRESS_LINE: Duration = Duration::from_secs(5);
+pub(super) const PROGRESS_LINE: Duration = Duration::from_secs(5);
 
 /// Copying ahead of the nearest upgrade.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -8,6 +8,7 @@
 mod asking;
 mod backup;
 mod ending;
+mod fetching;
 mod grace;
 mod hold;
 mod hook;
@@ -31,13 +32,12 @@ use super::control::{Reply, Request};
 use crate::config::{Config, Settings};
 use crate::error::Code;
 use crate::home::{Home, Release};
-use crate::job::backup::Progress;
 use crate::job::clear::{self, list};
 use crate::job::look::Survey;
 use crate::job::probe::{Probed, Spec as ProbeSpec};
 use crate::job::stage::Staged;
 use crate::job::step::Step;
-use crate::job::{Flags, Job, Note, Recorded, Report};
+use crate::job::{Flags, Job, Note, Progress, Recorded, Report};
 use crate::journal::{Head, Identity, Journal, Known, Next, Outcome, Passed, Phases, Stage, next};
 use crate::node_args;
 use crate::proc::{Counters, Holder};
@@ -60,6 +60,8 @@ pub enum Role {
     Probe,
     /// The job that checks a release.
     Stage,
+    /// The job that fetches a release.
+    Fetch,
     /// The job that does a durable step.
     Step,
     /// A hook (first the exec shim, then the hook itself).
@@ -348,6 +350,9 @@ pub struct Machine {
     staging: Option<Release>,
     staged: BTreeMap<Release, Staged>,
     stage_tries: BTreeMap<Release, (u32, Now)>,
+    fetching: Option<fetching::Fetching>,
+    /// Plans whose release could not be fetched, by digest.
+    refused: BTreeMap<String, fetching::Refused>,
     step: Option<Step>,
     step_retry: Option<Retry>,
     step_failures: u32,
@@ -459,6 +464,8 @@ impl Machine {
             staging: None,
             staged: BTreeMap::new(),
             stage_tries: BTreeMap::new(),
+            fetching: None,
+            refused: BTreeMap::new(),
             step: None,
             step_retry: None,
             step_failures: 0,
@@ -525,6 +532,7 @@ impl Machine {
             Event::Done(Role::Look, result) => self.looked(result, out),
             Event::Done(Role::Probe, result) => self.probed(result, out),
             Event::Done(Role::Stage, result) => self.stage_done(result, out),
+            Event::Done(Role::Fetch, result) => self.fetched(result, out),
             Event::Done(Role::Step, result) => self.step_done(result, out),
             Event::Done(Role::Clear, result) => self.cleared(result, out),
             Event::Done(Role::Reload, result) => self.reloaded(result, out),
@@ -540,6 +548,7 @@ impl Machine {
                 self.life.warned = Some(text);
             }
             Event::Note(Role::Step, Note::Progress(progress)) => self.progressed(progress, out),
+            Event::Note(Role::Fetch, Note::Progress(progress)) => self.fetch_progressed(progress, out),
             Event::Note(Role::Hook, note) => self.hook_noted(note, out),
             Event::Note(_, note) => self.noted(note, out),
             Event::Executed => self.executed(out),
@@ -571,6 +580,7 @@ impl Machine {
         [
             pause,
             stage,
+            self.next_fetch_try(),
             retry,
             self.sample_at,
             self.probe_at,
@@ -643,6 +653,9 @@ impl Machine {
         }
         if self.due(self.next_stage_try()) {
             self.stage_next(out);
+        }
+        if self.due(self.next_fetch_try()) {
+            self.fetch_next(out);
         }
         if self.may_retry()
             && let Some(retry) = self.step_retry.take_if(|retry| self.now >= retry.at)

@@ -80,6 +80,7 @@ impl Machine {
         self.survey = Some(survey);
         self.judge_plans(out);
         self.plan_alarm();
+        self.fetch_next(out);
         self.stage_next(out);
     }
 
@@ -97,6 +98,7 @@ impl Machine {
             match &entry.standing {
                 Standing::Pending => say(out, Level::Info, format!("upgrade {name} is planned for block {height}")),
                 Standing::Conflict(why) => say(out, Level::Error, format!("upgrade {name} will not run: {why}")),
+                Standing::Held(why) => say(out, Level::Error, format!("upgrade {name} waits: {why}")),
                 Standing::Failed(why) => {
                     say(
                         out,
@@ -113,7 +115,7 @@ impl Machine {
             }
         }
         self.probe_soon(&before);
-        for entry in before.entries.iter().filter(|e| e.standing == Standing::Pending) {
+        for entry in before.entries.iter().filter(|e| matches!(e.standing, Standing::Pending | Standing::Held(_))) {
             if !self
                 .schedule
                 .entries
@@ -156,6 +158,8 @@ impl Machine {
             .iter()
             .filter_map(|(_, wish)| if let Wish::Begun(_, release) = wish { Some(release.clone()) } else { None });
         let planned = self.schedule.pending().map(|plan| plan.release.clone());
+        // What is still to be fetched has nothing to look at.
+        let planned = planned.filter(|release| self.to_be_fetched(release).is_none());
         let next = wanted.chain(planned).find(|release| {
             self.stage_tries.get(release).map_or(!self.staged.contains_key(release), |(_, at)| self.now >= *at)
         });
@@ -214,6 +218,9 @@ impl Machine {
         match self.staged.get(release) {
             Some(staged) => staged.problem().map_or(Fit::Yes, |why| Fit::No(why.to_owned())),
             None if self.stage_tries.contains_key(release) => Fit::No("it could not be checked".to_owned()),
+            None if self.to_be_fetched(release).is_some() => {
+                Fit::No(self.to_be_fetched(release).and_then(|plan| self.missing(plan)).unwrap_or_default())
+            }
             None => Fit::Unknown,
         }
     }
@@ -228,8 +235,8 @@ impl Machine {
             // One that appeared just before all was killed is known by its height.
             Trigger::File => {
                 let reached = |plan: &Found| head.is_some_and(|head| head >= crate::schedule::due_at(plan.height, 0));
-                let due = |plan: &&Found| self.appeared.contains(&plan.digest) || reached(plan);
-                self.schedule.pending().filter(due).last().cloned()
+                let due = |plan: &Found| self.appeared.contains(&plan.digest) || reached(plan);
+                self.schedule.chosen(due).cloned()
             }
         }
     }

@@ -53,6 +53,7 @@ impl Machine {
         }
         self.config = config;
         self.plan_look();
+        self.fetch_next(out);
         if self.state == State::Up && self.probing.is_none() {
             self.plan_probe();
         }

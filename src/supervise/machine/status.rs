@@ -160,7 +160,7 @@ impl Machine {
             None => match self.schedule.pending().next() {
                 Some(plan) => {
                     let (phase, waits_for, eta) = self.waiting(plan);
-                    json!({"name": plan.name, "height": plan.height, "phase": phase, "waits_for": waits_for, "eta_seconds": eta, "progress": Value::Null})
+                    json!({"name": plan.name, "height": plan.height, "phase": phase, "waits_for": waits_for, "eta_seconds": eta, "progress": self.fetched_so_far(plan)})
                 }
                 None => Value::Null,
             },
@@ -206,7 +206,13 @@ impl Machine {
                 None => ("staged", None),
                 Some(problem) => ("scheduled", Some(format!("its release: {problem}"))),
             },
+            None if self.staging.as_ref() == Some(&plan.release) => ("staging", None),
             None => ("scheduled", None),
+        };
+        let (phase, problem) = match self.missing(plan) {
+            Some(missing) if self.fetched_so_far(plan).is_some() => ("staging", Some(missing)),
+            Some(missing) => (phase, Some(missing)),
+            None => (phase, problem),
         };
         let problem = problem.or_else(|| self.begin_error.clone().map(|why| format!("another try: {why}")));
         let waits_for = match (self.life.head, problem) {
@@ -243,6 +249,7 @@ impl Machine {
                 Standing::Past(why) => ("past", why.clone()),
                 Standing::Failed(why) => ("failed", format!("{why} (`wemixvisor upgrade retry {}`)", plan.name)),
                 Standing::Conflict(why) => ("conflict", why.clone()),
+                Standing::Held(why) => ("held", why.clone()),
             };
             json!({"name": plan.name, "height": plan.height, "state": state, "note": note, "file": plan.file, "description": plan.description})
         };

@@ -29,7 +29,8 @@ fn plan(name: &str, height: u64) -> Found {
         height,
         digest: format!("{name}@{height}"),
         description: None,
-        fetchable: false,
+        source: Ok(None),
+        batch: None,
         release: release(name),
         print: Some("print".to_owned()),
         file: format!("data/upgrades/{height}/upgrade-info.json"),
@@ -1192,6 +1193,14 @@ impl World {
                 Ok(Report::Staged(if self.dice.roll(4) == 0 && !self.failed { unfit("v2") } else { fit("v2") }))
             }
             Job::Step(step) => self.carry_out(&step).map(|()| Report::Stepped(self.journal.clone().map(Box::new))),
+            Job::Fetch(_) => match self.dice.roll(3) {
+                0 => Err("it broke".to_owned()),
+                1 => Ok(Report::Fetched(crate::job::fetch::Outcome::WrongChecksum("it is wrong".to_owned()))),
+                _ => {
+                    self.plans[0].print = Some("print".to_owned());
+                    Ok(Report::Fetched(crate::job::fetch::Outcome::Installed(1)))
+                }
+            },
             Job::CopyAhead(_) => Ok(Report::CopiedAhead(1)),
             Job::Prune(..) => Ok(Report::Pruned(Vec::new())),
             Job::Clear(_) => {

@@ -1,0 +1,94 @@
+//! Puts a complete, synced tree in its place as a release, by one rename.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use rustix::io::Errno;
+
+use crate::error::{Error, OnFile, Result};
+use crate::home::{Home, Owner, Release};
+use crate::job::durable;
+
+/// Makes the tree the release. What the operator put into the release's directory beforehand (hooks, arguments) is kept and
+/// wins over what the tree brings.
+pub fn install(home: &Home, release: &Release, tree: &Path, owner: Owner) -> Result<()> {
+    let goal = home.release(release);
+    let upgrades = home.upgrades();
+    durable::make_dirs(&upgrades, 0o755, owner)?;
+    give_all(tree, owner)?;
+    loop {
+        match renameat_with(CWD, tree, CWD, &goal, RenameFlags::NOREPLACE) {
+            Ok(()) => return durable::sync_dir(&upgrades),
+            Err(Errno::EXIST | Errno::NOTEMPTY) => {}
+            // A file system that cannot promise to replace nothing; who else installs this release waits for its lock.
+            Err(Errno::INVAL | Errno::NOSYS) if goal.symlink_metadata().is_err() => {
+                fs::rename(tree, &goal).on("create", &goal)?;
+                return durable::sync_dir(&upgrades);
+            }
+            Err(e) => return Err(e).on("create", &goal),
+        }
+        if home.binary(release).symlink_metadata().is_ok() {
+            // Somebody else was faster.
+            return Ok(());
+        }
+        adopt(&goal, tree, owner)?;
+        super::archive::sync(tree)?;
+        match renameat_with(CWD, tree, CWD, &goal, RenameFlags::EXCHANGE) {
+            Ok(()) => return durable::sync_dir(&upgrades),
+            Err(Errno::NOENT) => {}
+            Err(e) => {
+                let why = format!("cannot fill {}: {e}; move it away, with what is in it", goal.display());
+                return Err(Error::failed(why));
+            }
+        }
+    }
+}
+
+/// Takes what lies in one tree into the other, by links; the first one's files win.
+fn adopt(from: &Path, into: &Path, owner: Owner) -> Result<()> {
+    for entry in fs::read_dir(from).on("read", from)? {
+        let entry = entry.on("read", from)?;
+        let (path, goal) = (entry.path(), into.join(entry.file_name()));
+        let kind = entry.file_type().on("read", &path)?;
+        if kind.is_dir() {
+            match fs::create_dir(&goal) {
+                Err(e) if e.kind() != ErrorKind::AlreadyExists => return Err(e).on("create", &goal),
+                Ok(()) => {
+                    let mode = entry.metadata().on("read", &path)?.permissions();
+                    fs::set_permissions(&goal, mode).on("set the mode of", &goal)?;
+                    durable::give(&goal, owner)?;
+                }
+                Err(_) => {}
+            }
+            adopt(&path, &goal, owner)?;
+            continue;
+        }
+        match fs::remove_file(&goal) {
+            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).on("replace", &goal),
+            Ok(()) | Err(_) => {}
+        }
+        if kind.is_symlink() {
+            let target = fs::read_link(&path).on("read", &path)?;
+            std::os::unix::fs::symlink(target, &goal).on("create", &goal)?;
+        } else {
+            fs::hard_link(&path, &goal).on("link", &goal)?;
+        }
+    }
+    Ok(())
+}
+
+fn give_all(tree: &Path, owner: Owner) -> Result<()> {
+    durable::give(tree, owner)?;
+    for entry in fs::read_dir(tree).on("read", tree)? {
+        let entry = entry.on("read", tree)?;
+        let path = entry.path();
+        if entry.file_type().on("read", &path)?.is_dir() {
+            give_all(&path, owner)?
+        } else {
+            durable::give(&path, owner)?
+        }
+    }
+    Ok(())
+}

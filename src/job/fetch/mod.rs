@@ -1,0 +1,520 @@
+//! Fetches a release: from the web or a file, into `staging/`, hashed while it is written, checked, unpacked where it is an
+//! archive, and then, whole and synced, by one rename into `upgrades/<name>`. What was cut short goes on where it stopped, or
+//! begins anew.
+
+pub mod archive;
+mod install;
+pub mod web;
+
+use std::fs::{self, File};
+use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use self::web::{Fault, SILENCE, Web};
+use super::{Progress, check, durable};
+use crate::config::show_size;
+use crate::error::{Error, OnFile, Result};
+use crate::home::{Home, Owner, Release};
+use crate::source::{Checksum, Hasher, Link, Place, Source};
+
+/// The largest file that is fetched.
+const BYTES_MAX: u64 = 4 << 30;
+
+/// The largest index that is read.
+const INDEX_MAX: u64 = 1 << 20;
+
+/// The slowest that is put up with, in bytes a second over [`SILENCE`].
+const PACE_MIN: u64 = 1 << 10;
+
+/// What is left free for the node, which ends itself on a full disk; on a small file system a tenth of it.
+const MARGIN: u64 = 2 << 30;
+
+/// How often room is looked at again when nobody said how much will come.
+const ROOM_AGAIN: u64 = 64 << 20;
+
+/// What is read at a time.
+const CHUNK: usize = 64 << 10;
+
+/// How often progress is told.
+const TELL_EVERY: Duration = Duration::from_millis(250);
+
+/// The longest pause between two tries.
+const PAUSE_MAX: Duration = Duration::from_mins(1);
+
+/// What others began and nobody goes on with is removed after so long.
+const LEFTOVER_AGE: Duration = Duration::from_hours(24);
+
+/// Which release to fetch, and from where.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Spec {
+    /// The release that it becomes.
+    pub release: Release,
+    /// Where it is.
+    pub source: Source,
+    /// DAEMON_DOWNLOAD_RETRIES.
+    pub retries: u32,
+    /// UNSAFE_SKIP_CHECKSUM.
+    pub skip_checksum: bool,
+}
+
+/// How it ended.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The release is there now: so many bytes came.
+    Installed(u64),
+    /// What came was something else, and is gone. To try again would bring the same.
+    WrongChecksum(String),
+}
+
+/// Told now and then while it goes on.
+pub type Tell<'a> = &'a mut dyn FnMut(Progress);
+
+/// Fetches it. An error is for who tries again later.
+pub fn fetch(home: &Home, spec: &Spec, tell: Tell) -> Result<Outcome> {
+    let binary = home.binary(&spec.release);
+    if binary.symlink_metadata().is_ok() {
+        return Ok(Outcome::Installed(0));
+    }
+    let owner = home.owner().on("read", home.root())?;
+    let staging = home.staging();
+    durable::make_dirs(&staging, 0o700, owner)?;
+    clear_leftovers(&staging);
+    let link = match &spec.source {
+        Source::Binary(link) => link.clone(),
+        Source::Index(link) => match index(link, spec)? {
+            Ok(link) => link,
+            Err(wrong) => return Ok(Outcome::WrongChecksum(wrong)),
+        },
+    };
+    link.trusted(spec.skip_checksum).map_err(Error::refused)?;
+    let mut part = Part::open(&staging, spec, &link, owner)?;
+    let bytes = loop {
+        let resumed = part.have > 0;
+        obtain(&mut part, &link, spec.retries, tell)?;
+        match part.finish()? {
+            None => break part.have,
+            // Its first bytes may be of another time, or of a disk that failed: once more, from the beginning.
+            Some(_) if resumed => part.restart()?,
+            Some(sum) => {
+                part.remove();
+                return Ok(Outcome::WrongChecksum(wrong(&link, &sum)));
+            }
+        }
+    };
+    let installed = release(home, spec, &mut part, &link);
+    // A file whose sum is right and that is no release will not become one.
+    part.remove();
+    installed.map(|()| Outcome::Installed(bytes))
+}
+
+fn wrong(link: &Link, sum: &Checksum) -> String {
+    let wanted = link.checksum.as_ref().map_or_else(String::new, ToString::to_string);
+    format!("{link} is not what it should be: its checksum is {sum}, it should be {wanted}; it was removed")
+}
+
+/// Makes a release of a file that has come.
+fn release(home: &Home, spec: &Spec, part: &mut Part, link: &Link) -> Result<()> {
+    let tree = part.path.with_extension("tree");
+    remove_tree(&tree)?;
+    let made = (|| {
+        let name = home.binary_name();
+        if archive::is_one(&mut part.file).on("read", &part.path)? {
+            archive::unpack(&mut part.file, &link.to_string(), &tree, name)?;
+        } else {
+            let bin = tree.join("bin");
+            durable::make_dirs(&bin, 0o755, part.owner)?;
+            durable::install_file(&part.path, &bin.join(name), 0o755, part.owner)?;
+        }
+        check::executable_file(&tree.join("bin").join(name)).map_err(|why| {
+            let inside = tree.join("bin").join(name).display().to_string();
+            Error::failed(why.replace(&inside, &link.to_string()))
+        })?;
+        install::install(home, &spec.release, &tree, part.owner)
+    })();
+    let removed = remove_tree(&tree);
+    made.and(removed)
+}
+
+fn remove_tree(tree: &Path) -> Result<()> {
+    match fs::remove_dir_all(tree) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).on("remove the leftover", tree),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// A file that is being fetched. Who fetches it holds it.
+struct Part {
+    path: PathBuf,
+    file: File,
+    owner: Owner,
+    have: u64,
+    checksum: Option<Checksum>,
+    hasher: Option<Hasher>,
+    /// What the server calls the content that is there.
+    tag: Option<String>,
+}
+
+impl Part {
+    /// Takes over what an earlier try left of this very file, if somebody can tell in the end whether it was.
+    fn open(staging: &Path, spec: &Spec, link: &Link, owner: Owner) -> Result<Part> {
+        let sum = link.checksum.as_ref().map_or_else(String::new, ToString::to_string);
+        let mut key = Hasher::Sha256(Default::default());
+        key.update(format!("{:?} {sum}", link.place).as_bytes());
+        let key: String = key.sum().to_string().chars().skip("sha256:".len()).take(16).collect();
+        let path = staging.join(format!("{}-{key}.part", spec.release));
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
+        let file = options.open(&path).on("create", &path)?;
+        if file.try_lock().is_err() {
+            return Err(Error::refused(format!("another process fetches {link} already")));
+        }
+        durable::give(&path, owner)?;
+        let have = file.metadata().on("read", &path)?.len();
+        let mut part = Part { path, file, owner, have, checksum: link.checksum.clone(), hasher: None, tag: None };
+        if part.checksum.is_none() || have > BYTES_MAX {
+            part.restart()?;
+        } else {
+            part.rehash()?;
+        }
+        Ok(part)
+    }
+
+    fn rehash(&mut self) -> Result<()> {
+        self.hasher = self.checksum.as_ref().map(Checksum::hasher);
+        self.file.rewind().on("read", &self.path)?;
+        let mut chunk = vec![0; CHUNK];
+        if let Some(hasher) = &mut self.hasher {
+            loop {
+                match self.file.read(&mut chunk).on("read", &self.path)? {
+                    0 => break,
+                    n => hasher.update(chunk.get(..n).unwrap_or_default()),
+                }
+            }
+        }
+        self.have = self.file.seek(SeekFrom::End(0)).on("read", &self.path)?;
+        Ok(())
+    }
+
+    /// Begins anew.
+    fn restart(&mut self) -> Result<()> {
+        self.file.set_len(0).and_then(|()| self.file.rewind()).on("empty", &self.path)?;
+        self.have = 0;
+        self.tag = None;
+        self.hasher = self.checksum.as_ref().map(Checksum::hasher);
+        Ok(())
+    }
+
+    fn add(&mut self, bytes: &[u8]) -> Result<()> {
+        if self.have + bytes.len() as u64 > BYTES_MAX {
+            return Err(Error::failed(format!("it is larger than {}", show_size(BYTES_MAX))));
+        }
+        if let Err(e) = self.file.write_all_at(bytes, self.have) {
+            if e.kind() == ErrorKind::StorageFull || e.kind() == ErrorKind::QuotaExceeded {
+                // The node needs it more.
+                let _ = self.restart();
+            }
+            return Err(e).on("write", &self.path);
+        }
+        if let Some(hasher) = &mut self.hasher {
+            hasher.update(bytes);
+        }
+        self.have += bytes.len() as u64;
+        Ok(())
+    }
+
+    /// Syncs it; what its checksum is where that is not what it should be.
+    fn finish(&mut self) -> Result<Option<Checksum>> {
+        self.file.sync_all().on("sync", &self.path)?;
+        let sum = self.hasher.clone().map(Hasher::sum);
+        Ok(sum.filter(|sum| Some(sum) != self.checksum.as_ref()))
+    }
+
+    fn remove(&self) {
+        let _ = fs::remove_file(&self.path);
+    }
+
+    /// Whether so many more bytes have room, and the node has too.
+    fn room(&self, more: u64) -> Result<()> {
+        let stat = rustix::fs::fstatvfs(&self.file).on("ask for room", &self.path)?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        let margin = MARGIN.min(stat.f_blocks.saturating_mul(stat.f_frsize) / 10);
+        if free < more.saturating_add(margin) {
+            return Err(Error::failed(format!(
+                "it needs {}, and {} are left free for the node, but only {} are free at {}: make room",
+                show_size(more),
+                show_size(margin),
+                show_size(free),
+                self.path.parent().unwrap_or(&self.path).display()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What nobody goes on with any more. What cannot be removed is in nobody's way.
+fn clear_leftovers(staging: &Path) {
+    for entry in fs::read_dir(staging).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let old = |meta: fs::Metadata| {
+            let changed = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+            SystemTime::now().duration_since(changed).is_ok_and(|age| age > LEFTOVER_AGE)
+        };
+        if !entry.metadata().is_ok_and(old) {
+            continue;
+        }
+        let free = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
+        if path.is_dir() {
+            let _ = fs::remove_dir_all(&path);
+        } else if free {
+            let _ = fs::remove_file(&path);
+        }
+    }
+}
+
+/// What stops a try: something that a little patience may mend, or the rest.
+enum Stop {
+    Passing(String),
+    Lasting(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Lasting(error)
+    }
+}
+
+impl From<Fault> for Stop {
+    fn from(fault: Fault) -> Stop {
+        match fault {
+            Fault::Passing(why) => Stop::Passing(why),
+            Fault::Lasting(why) => Stop::Lasting(Error::failed(why)),
+        }
+    }
+}
+
+fn about(link: &Link, why: &str) -> Error {
+    Error::failed(format!("cannot fetch {link}: {why}"))
+}
+
+/// Tries as often as the operator wants, with growing pauses.
+fn with_retries<T>(link: &Link, retries: u32, mut attempt: impl FnMut() -> std::result::Result<T, Stop>) -> Result<T> {
+    let mut tried = 0;
+    loop {
+        match attempt() {
+            Ok(done) => return Ok(done),
+            Err(Stop::Lasting(error)) => return Err(about(link, &error.message)),
+            Err(Stop::Passing(why)) if tried >= retries => {
+                let times = if tried == 0 { String::new() } else { format!(" (tried {} times)", tried + 1) };
+                return Err(about(link, &format!("{why}{times}")));
+            }
+            Err(Stop::Passing(why)) => {
+                let pause = Duration::from_secs(1 << tried.min(6)).min(PAUSE_MAX);
+                log::debug!("{}; another try in {} s", about(link, &why), pause.as_secs());
+                std::thread::sleep(pause);
+                tried += 1;
+            }
+        }
+    }
+}
+
+/// Brings the whole file.
+fn obtain(part: &mut Part, link: &Link, retries: u32, tell: Tell) -> Result<()> {
+    match &link.place {
+        Place::File(path) => {
+            part.restart()?;
+            let (mut source, length) = plain_file(path)?;
+            part.room(length)?;
+            copy(part, &mut source, Some(length), tell).map_err(|stop| match stop {
+                Stop::Passing(why) => about(link, &why),
+                Stop::Lasting(error) => error,
+            })
+        }
+        Place::Web(url) => {
+            let web = Web::new(url).map_err(|fault| stopped(link, fault))?;
+            with_retries(link, retries, || from_web(part, &web, url, tell))
+        }
+    }
+}
+
+fn stopped(link: &Link, fault: Fault) -> Error {
+    let (Fault::Passing(why) | Fault::Lasting(why)) = fault;
+    about(link, &why)
+}
+
+fn plain_file(path: &Path) -> Result<(File, u64)> {
+    // NONBLOCK: opening a FIFO must not wait for its writer.
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path).on("read", path)?;
+    let meta = file.metadata().on("read", path)?;
+    if !meta.is_file() {
+        return Err(Error::failed(format!("cannot fetch {}: it is no regular file", path.display())));
+    }
+    Ok((file, meta.len()))
+}
+
+fn from_web(part: &mut Part, web: &Web, url: &str, tell: Tell) -> std::result::Result<(), Stop> {
+    if part.have > 0 && part.checksum.is_none() && part.tag.is_none() {
+        // Nobody could tell whether the two halves belong together.
+        part.restart()?;
+    }
+    let reply = match web.get(url, part.have, part.tag.as_deref()) {
+        // What is there may be all of it or too much, or the server cannot go on: from the beginning.
+        Err(Fault::Lasting(_)) if part.have > 0 => {
+            part.restart()?;
+            web.get(url, 0, None)?
+        }
+        reply => reply?,
+    };
+    if reply.from != part.have {
+        part.restart()?;
+    }
+    if let Some(total) = reply.total {
+        if total > BYTES_MAX {
+            return Err(Error::failed(format!("it is {}, more than {}", show_size(total), show_size(BYTES_MAX))).into());
+        }
+        part.room(total.saturating_sub(part.have))?;
+    }
+    part.tag = reply.tag;
+    copy(part, &mut { reply.body }, reply.total, tell)
+}
+
+/// Takes all that comes, as long as that is fast enough.
+fn copy(part: &mut Part, from: &mut dyn Read, total: Option<u64>, tell: Tell) -> std::result::Result<(), Stop> {
+    let mut chunk = vec![0; CHUNK];
+    let mut pace = Pace::new(Instant::now());
+    let mut told = Instant::now();
+    let mut room_at = part.have + ROOM_AGAIN;
+    tell(Progress { files: 0, bytes: part.have, of: total });
+    loop {
+        let n = match from.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(n) => n,
+            Err(e) if e.kind() == ErrorKind::Interrupted => continue,
+            Err(e) => return Err(broken(e)),
+        };
+        part.add(chunk.get(..n).unwrap_or_default())?;
+        let now = Instant::now();
+        if let Err(slow) = pace.add(now, n as u64) {
+            return Err(Stop::Passing(slow));
+        }
+        if now.duration_since(told) >= TELL_EVERY {
+            told = now;
+            tell(Progress { files: 0, bytes: part.have, of: total });
+        }
+        if part.have >= room_at {
+            room_at = part.have + ROOM_AGAIN;
+            part.room(total.map_or(0, |total| total.saturating_sub(part.have)))?;
+        }
+    }
+    tell(Progress { files: 0, bytes: part.have, of: total });
+    match total {
+        Some(total) if part.have != total => {
+            let (have, total) = (show_size(part.have), show_size(total));
+            Err(Stop::Passing(format!("it ended after {have} of {total}")))
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// Why a body ended before its time.
+fn broken(error: std::io::Error) -> Stop {
+    let fault = match error.downcast::<ureq::Error>() {
+        Ok(error) => web::fault(&error),
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => {
+            Fault::Passing("the connection ended early".to_owned())
+        }
+        Err(error) => Fault::Passing(error.to_string()),
+    };
+    fault.into()
+}
+
+/// Whether what comes is fast enough.
+struct Pace {
+    since: Instant,
+    bytes: u64,
+}
+
+impl Pace {
+    fn new(now: Instant) -> Pace {
+        Pace { since: now, bytes: 0 }
+    }
+
+    fn add(&mut self, now: Instant, bytes: u64) -> std::result::Result<(), String> {
+        self.bytes += bytes;
+        if now.duration_since(self.since) < SILENCE {
+            return Ok(());
+        }
+        if self.bytes < PACE_MIN * SILENCE.as_secs() {
+            return Err(format!("only {} came in {} s", show_size(self.bytes), SILENCE.as_secs()));
+        }
+        *self = Pace::new(now);
+        Ok(())
+    }
+}
+
+/// What an index says; the inner error is that it is not the file that it should be.
+fn index(link: &Link, spec: &Spec) -> Result<std::result::Result<Link, String>> {
+    link.trusted(spec.skip_checksum).map_err(Error::refused)?;
+    let mut text = Vec::new();
+    match &link.place {
+        Place::File(path) => {
+            let (file, _) = plain_file(path)?;
+            file.take(INDEX_MAX + 1).read_to_end(&mut text).on("read", path)?;
+        }
+        Place::Web(url) => {
+            let web = Web::new(url).map_err(|fault| stopped(link, fault))?;
+            text = with_retries(link, spec.retries, || {
+                let mut text = Vec::new();
+                let mut body = web.get(url, 0, None)?.body.take(INDEX_MAX + 1);
+                let mut chunk = [0; 4096];
+                let mut pace = Pace::new(Instant::now());
+                loop {
+                    match body.read(&mut chunk) {
+                        Ok(0) => return Ok(text),
+                        Ok(n) => text.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+                        Err(e) => return Err(broken(e)),
+                    }
+                    pace.add(Instant::now(), 0).map_err(Stop::Passing)?;
+                }
+            })?;
+        }
+    }
+    if text.len() as u64 > INDEX_MAX {
+        return Err(about(
+            link,
+            &format!("it is larger than {}, too large for a list of binaries", show_size(INDEX_MAX)),
+        ));
+    }
+    if let Some(wanted) = &link.checksum {
+        let mut hasher = wanted.hasher();
+        hasher.update(&text);
+        let sum = hasher.sum();
+        if sum != *wanted {
+            return Ok(Err(wrong(link, &sum)));
+        }
+    }
+    Source::of_index(&text).map(Ok).map_err(|why| Error::failed(format!("{link} {why}")))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_too_slowly_is_told_after_half_a_minute() {
+        let began = Instant::now();
+        let at = |s: u64| began + Duration::from_secs(s);
+        let mut pace = Pace::new(began);
+        assert!((0..30).all(|s| pace.add(at(s), 1).is_ok()), "nothing is judged before its time");
+        assert!(pace.add(at(30), 1).unwrap_err().contains("31B came in 30 s"));
+        let mut pace = Pace::new(began);
+        assert!((0..300).all(|s| pace.add(at(s), 1100).is_ok()), "a kilobyte a second will do");
+        assert!((300..340).any(|s| pace.add(at(s), 0).is_err()), "a burst at first does not count for ever");
+    }
+}
