@@ -34,7 +34,7 @@ pub(super) struct Fetching {
 pub(super) struct Refused {
     tries: u32,
     /// When it is tried again; none: only the operator can change anything.
-    again: Option<Now>,
+    pub(super) again: Option<Now>,
     why: String,
 }
 
@@ -94,8 +94,13 @@ impl Machine {
         self.schedule.pending().filter_map(at).min()
     }
 
+    /// Whether a plan still waits for its release.
+    fn is_missing(&self, digest: &str) -> bool {
+        self.schedule.pending().any(|plan| plan.digest == digest && plan.print.is_none())
+    }
+
     fn is_leaving(&self) -> bool {
-        matches!(self.state, State::Boot | State::Leaving { .. }) || matches!(self.then(), Some(Then::Exit(_)))
+        matches!(self.state, State::Leaving { .. }) || matches!(self.then(), Some(Then::Exit(_)))
     }
 
     /// Fetches the nearest release that is missing and whose time has come.
@@ -106,7 +111,7 @@ impl Machine {
             self.refused.remove(&digest);
         }
         if let Some(fetching) = &self.fetching {
-            if !self.schedule.pending().any(|plan| plan.digest == fetching.digest && plan.print.is_none()) {
+            if !self.is_missing(&fetching.digest) {
                 // Withdrawn, or somebody put the release there.
                 out.push(Effect::Kill(Role::Fetch));
             }
@@ -176,7 +181,7 @@ impl Machine {
                 self.fetch_next(out);
             }
             Ok(_) => {}
-            Err(_) if self.is_leaving() || !self.schedule.pending().any(|plan| plan.digest == fetching.digest) => {}
+            Err(_) if self.is_leaving() || !self.is_missing(&fetching.digest) => self.fetch_next(out),
             Err(why) => {
                 let before = self.refused.get(&fetching.digest);
                 let tries = before.map_or(0, |refused| refused.tries);

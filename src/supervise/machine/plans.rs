@@ -144,7 +144,8 @@ impl Machine {
         if self.staging.is_some() {
             return None;
         }
-        let waiting = |release: &Release| self.schedule.pending().any(|plan| plan.release == *release);
+        let planned = |release: &Release| self.schedule.pending().any(|plan| plan.release == *release);
+        let waiting = |release: &Release| planned(release) && self.to_be_fetched(release).is_none();
         self.stage_tries.iter().filter(|(release, _)| waiting(release)).map(|(_, (_, at))| *at).min()
     }
 

@@ -7,10 +7,12 @@ use std::fmt::Write;
 use super::*;
 use crate::config::{Config, Sources, resolve};
 use crate::home::Name;
+use crate::job::fetch;
 use crate::job::look::Survey;
 use crate::job::stage::{Check, Staged};
 use crate::journal::rfc3339;
 use crate::schedule::Found;
+use crate::source::{Link, Place, Source};
 
 fn config(set: &[(&str, &str)]) -> Config {
     let flags: Vec<(String, String)> =
@@ -36,6 +38,18 @@ fn plan(name: &str, height: u64) -> Found {
         file: format!("data/upgrades/{height}/upgrade-info.json"),
         outcome: None,
     }
+}
+
+/// One whose release is not there, and can be fetched.
+fn remote(name: &str, height: u64) -> Found {
+    let link = Link { place: Place::Web(format!("http://h/{name}")), checksum: None };
+    Found { print: None, source: Ok(Some(Source::Binary(link))), ..plan(name, height) }
+}
+
+const MAY_FETCH: &[(&str, &str)] = &[("daemon_allow_download_binaries", "true")];
+
+fn fetched(outcome: Result<fetch::Outcome, &str>) -> Event {
+    Event::Done(Role::Fetch, outcome.map(Report::Fetched).map_err(str::to_owned))
 }
 
 fn survey(current: &str, journal: Option<Journal>, plans: Vec<Found>) -> Survey {
@@ -293,6 +307,94 @@ fn a_node_that_ended_at_the_height_is_upgraded_whatever_its_status_was() {
         assert_eq!(short(&drive.feed(Event::Ended(exit))), "step:Begin", "{exit}");
         assert_eq!(short(&drive.feed(stepped(Some(journal(Stage::Stop))))), "start:Look start:Clear");
         assert_eq!(short(&drive.feed(cleared())), "step:Backup");
+    }
+}
+
+#[test]
+fn a_release_that_is_missing_is_fetched_the_node_running_and_then_looked_at() {
+    let drive = Drive::up(MAY_FETCH, vec![remote("v2", 100)]);
+    assert!(drive.machine.fetching.is_some() && drive.machine.staging.is_none());
+    let mut drive = drive.all([probed(99)]);
+    assert_eq!(drive.machine.state, State::Up, "it is due, and waits");
+    let note = Note::Progress(Progress { files: 0, bytes: 1 << 20, of: Some(3 << 20) });
+    drive.feed(Event::Note(Role::Fetch, note));
+    let status = drive.machine.status();
+    assert_eq!(status["upgrade"]["phase"], "staging");
+    assert_eq!(status["upgrade"]["progress"], "1MiB of 3MiB");
+    assert!(status["upgrade"]["waits_for"].as_str().unwrap().contains("being fetched: 1MiB of 3MiB"), "{status}");
+    drive.plans = vec![plan("v2", 100)];
+    drive = drive.all([fetched(Ok(fetch::Outcome::Installed(3 << 20)))]);
+    assert_eq!(drive.machine.staging, Some(release("v2")));
+    assert!(short(&drive.feed(Event::Done(Role::Stage, Ok(Report::Staged(fit("v2")))))).contains("step:Begin"));
+}
+
+#[test]
+fn a_release_is_fetched_only_where_that_is_allowed_and_said_how() {
+    let drive = Drive::up(&[], vec![remote("v2", 100)]);
+    assert!(drive.machine.fetching.is_none() && drive.machine.staging == Some(release("v2")));
+    let plans = drive.machine.status()["plans"].to_string();
+    assert!(plans.contains("DAEMON_ALLOW_DOWNLOAD_BINARIES=true"), "{plans}");
+    let nonsense = Found { source: Err("no checksum".to_owned()), ..remote("v2", 100) };
+    let drive = Drive::up(MAY_FETCH, vec![nonsense]);
+    assert!(drive.machine.fetching.is_none());
+    assert!(drive.machine.status()["plans"].to_string().contains("does not say from where: no checksum"));
+}
+
+#[test]
+fn what_could_not_be_fetched_is_tried_again_with_growing_pauses_and_holds_up_no_other() {
+    let plans = vec![remote("v2", 100), remote("v3", 200)];
+    let mut drive = Drive::up(MAY_FETCH, plans);
+    let of = |drive: &Drive| drive.machine.status()["plans"].to_string();
+    // The nearest fails, the next one's turn comes at once.
+    let effects = drive.feed(fetched(Err("status 404")));
+    assert!(
+        short(&effects).contains("start:Fetch") && of(&drive).contains("status 404; another try in 5s"),
+        "{effects:?}"
+    );
+    let mut waited = Vec::new();
+    while waited.len() < 12 {
+        if let Some(at) = drive.machine.next_fetch_try() {
+            drive.now = at;
+            drive.feed(Event::Tick);
+        }
+        drive.feed(fetched(Err("status 404")));
+        waited.extend(drive.machine.refused.get("v2@100").and_then(|r| r.again).map(|at| (at - drive.now).as_secs()));
+        waited.dedup();
+        if waited.last() == Some(&600) {
+            break;
+        }
+    }
+    assert_eq!(waited.last(), Some(&600), "{waited:?}");
+}
+
+#[test]
+fn a_wrong_checksum_waits_for_the_operator_or_another_plan() {
+    let mut drive = Drive::up(MAY_FETCH, vec![remote("v2", 100)]);
+    drive.feed(fetched(Ok(fetch::Outcome::WrongChecksum("it is wrong".to_owned()))));
+    assert_eq!(drive.machine.next_fetch_try(), None);
+    let plans = drive.machine.status()["plans"].to_string();
+    assert!(plans.contains("it is wrong: `wemixvisor upgrade prepare v2` tries again"), "{plans}");
+    let drive = drive.after(24 * 3600);
+    assert!(drive.machine.fetching.is_none());
+    // The operator's own fetch brought it.
+    let there = Drive { plans: vec![plan("v2", 100)], ..drive.clone() }.all([Event::FilesChanged]);
+    assert_eq!(there.machine.staging, Some(release("v2")));
+    let other = Found { digest: "other".to_owned(), ..remote("v2", 100) };
+    let changed = Drive { plans: vec![other], ..drive }.all([Event::FilesChanged]);
+    assert!(changed.machine.fetching.is_some(), "another plan is another try");
+    // And nothing is known any more of the one that is gone.
+    assert!(changed.machine.refused.is_empty());
+}
+
+#[test]
+fn a_fetch_ends_when_its_plan_is_withdrawn_or_the_release_came_otherwise() {
+    for plans in [Vec::new(), vec![plan("v2", 100)]] {
+        let mut drive = Drive::up(MAY_FETCH, vec![remote("v2", 100)]);
+        let look = surveyed(survey("genesis", None, plans));
+        let effects = drive.feed(look);
+        assert!(short(&effects).contains("KILL:Fetch"), "{effects:?}");
+        let effects = drive.feed(Event::Done(Role::Fetch, Err("killed".to_owned())));
+        assert!(drive.machine.refused.is_empty() && drive.machine.fetching.is_none(), "{effects:?}");
     }
 }
 
@@ -824,6 +926,8 @@ fn states() -> Vec<(&'static str, Drive)> {
             Drive::new(&[]).all([Event::Booted, restore, cleared()])
         }),
         ("upgrade: the old release on what was left", Drive::returned(&[])),
+        ("up: fetching", Drive::up(MAY_FETCH, vec![remote("v2", 100)])),
+        ("up: could not fetch", Drive::up(MAY_FETCH, vec![remote("v2", 100)]).all([fetched(Err("it broke"))])),
         ("held", Drive::trial(VALIDATOR).all([exit()]).after(60)),
         ("leaving", Drive::up(&[], Vec::new()).all([Event::Signal(Sig::Stop), exit(), cleared()])),
     ]
@@ -847,6 +951,9 @@ fn events() -> Vec<(&'static str, Event)> {
         ("look failed", Event::Done(Role::Look, Err("it was killed".to_owned()))),
         ("staged: fit", Event::Done(Role::Stage, Ok(Report::Staged(fit("v2"))))),
         ("staged: unfit", Event::Done(Role::Stage, Ok(Report::Staged(unfit("v2"))))),
+        ("fetched", fetched(Ok(fetch::Outcome::Installed(7)))),
+        ("fetched: wrong", fetched(Ok(fetch::Outcome::WrongChecksum("wrong".to_owned())))),
+        ("fetch failed", fetched(Err("status 404"))),
         ("step done: stop", stepped(Some(journal(Stage::Stop)))),
         ("step done: hook", stepped(Some(backed_up(Stage::Hook)))),
         ("step done: switch", stepped(Some(journal(Stage::Switch)))),
@@ -965,7 +1072,10 @@ impl World {
             ("daemon_preupgrade_max_retries", "1"),
             ("validator_mode", if seed.is_multiple_of(4) { "true" } else { "false" }),
             ("daemon_validator_hold", "3s"),
+            ("daemon_allow_download_binaries", "true"),
         ];
+        // In every third world the release is still to be fetched.
+        let plan = if seed.is_multiple_of(3) { remote("v2", 10) } else { plan("v2", 10) };
         World {
             drive: Drive::new(&grace),
             dice: Dice(seed.max(1)),
@@ -978,7 +1088,7 @@ impl World {
             failed: false,
             finished: Vec::new(),
             restored: 0,
-            plans: vec![plan("v2", 10)],
+            plans: vec![plan],
             head: 0,
             left: None,
             trail: Vec::new(),
@@ -1190,15 +1300,20 @@ impl World {
                 _ => Err("no answer".to_owned()),
             },
             Job::Stage(_) => {
-                Ok(Report::Staged(if self.dice.roll(4) == 0 && !self.failed { unfit("v2") } else { fit("v2") }))
+                let missing = self.plans[0].print.is_none();
+                Ok(Report::Staged(if missing || (self.dice.roll(4) == 0 && !self.failed) {
+                    unfit("v2")
+                } else {
+                    fit("v2")
+                }))
             }
             Job::Step(step) => self.carry_out(&step).map(|()| Report::Stepped(self.journal.clone().map(Box::new))),
             Job::Fetch(_) => match self.dice.roll(3) {
                 0 => Err("it broke".to_owned()),
-                1 => Ok(Report::Fetched(crate::job::fetch::Outcome::WrongChecksum("it is wrong".to_owned()))),
+                1 => Ok(Report::Fetched(fetch::Outcome::WrongChecksum("it is wrong".to_owned()))),
                 _ => {
                     self.plans[0].print = Some("print".to_owned());
-                    Ok(Report::Fetched(crate::job::fetch::Outcome::Installed(1)))
+                    Ok(Report::Fetched(fetch::Outcome::Installed(1)))
                 }
             },
             Job::CopyAhead(_) => Ok(Report::CopiedAhead(1)),
