@@ -2,9 +2,11 @@
 //! disk (run record, last known state, history). Who writes each of them, and when, is said with the job that does.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::{show_duration, show_size};
 use crate::home::{Name, Release};
 use crate::job::backup;
 use crate::plan::Plan;
@@ -401,6 +403,29 @@ pub struct History {
 /// The lines of a history file; one that a power loss cut short is left out.
 pub fn parse_history(text: &str) -> Vec<History> {
     text.lines().filter_map(|line| serde_json::from_slice(line.as_bytes()).ok()).collect()
+}
+
+/// What an upgrade is expected to cost without a node, from what the last one of this home did; `copying` are the bytes that
+/// its backup must copy meanwhile.
+pub fn expected_downtime(last: Option<&History>, copying: u64) -> String {
+    let shown = |ms: u64| show_duration(Duration::from_millis(ms));
+    let copy = if copying == 0 { String::new() } else { format!(", and the time to copy {}", show_size(copying)) };
+    match last.and_then(|last| Some((last, last.phases.stop?, last.phases.start?))) {
+        Some((last, stop, start)) => {
+            let rest = last.phases.total().saturating_sub(last.phases.hook.unwrap_or(0));
+            format!(
+                "about {} as in upgrade {} (stop {}, start {}), its hooks{copy}",
+                shown(rest),
+                last.name,
+                shown(stop),
+                shown(start)
+            )
+        }
+        None if copying == 0 => {
+            "the node's own stop and start, its hooks, and between them some milliseconds".to_owned()
+        }
+        None => format!("the node's own stop and start, its hooks{copy}"),
+    }
 }
 
 /// A time as people and machines read it: RFC 3339, UTC, whole seconds.

@@ -146,10 +146,11 @@ fn text(context: &Context, status: &Value) -> String {
     );
     if let Some(upgrade) = status.get("upgrade").filter(|u| !u.is_null()) {
         line("Upgrade:", &upgrade_line(upgrade));
+        line("Downtime:", upgrade.get("downtime").and_then(Value::as_str).unwrap_or(""));
     }
     for plan in status.get("plans").and_then(Value::as_array).into_iter().flatten() {
         let of = |key: &str| plan.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
-        if matches!(of("state").as_str(), "conflict" | "failed") {
+        if matches!(of("state").as_str(), "conflict" | "failed" | "held") {
             line("Plan:", &format!("{} {}: {}", of("name"), of("state"), of("note")));
         }
     }

@@ -14,7 +14,7 @@ use crate::config::show_size;
 use crate::error::{Code, Error, OnFile, Result};
 use crate::home::{Name, Release};
 use crate::job::{backup, check, durable, fetch, look, shim, stage, step};
-use crate::journal::{History, Outcome};
+use crate::journal::{History, Outcome, expected_downtime};
 use crate::plan::Plan;
 use crate::schedule::{Entry, Found, Known, Schedule, Standing};
 use crate::source::{Link, Source};
@@ -366,10 +366,9 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
         outlook.push("DAEMON_UPGRADE_ENABLED is false: plans are shown, not executed".to_owned());
     }
     let copying = staged.backup.as_ref().map_or(0, |forecast| forecast.down_copy);
-    outlook.push(format!(
-        "downtime: the node's own stop and start, its hooks, and between them {}",
-        if copying == 0 { "some milliseconds".to_owned() } else { format!("the time to copy {}", show_size(copying)) }
-    ));
+    let history = look::read_history(home);
+    let committed = history.iter().rev().find(|h| h.result == Outcome::Committed);
+    outlook.push(format!("downtime: {}", expected_downtime(committed, copying)));
     if context.json {
         let text = json!({"name": name, "release": staged.release, "version": staged.version, "ready": good, "checks": staged.checks, "outlook": outlook});
         answer(&format!("{text:#}"))?;

@@ -37,6 +37,8 @@ pub struct Survey {
     pub restoring: bool,
     /// The last finished upgrade.
     pub last: Option<History>,
+    /// The last one that was committed.
+    pub committed: Option<History>,
     /// The last known state.
     pub known: Known,
     /// Why it is not known although there is one.
@@ -71,6 +73,7 @@ pub fn look(home: &Home) -> Survey {
         errors,
         restoring: backup::restore_pending(home),
         last: history.last().cloned(),
+        committed: history.iter().rev().find(|h| h.result == Outcome::Committed).cloned(),
         known: read_known(home),
         known_error: try_known(home).err().map(|e| e.message),
         record: read_record(home),

@@ -9,6 +9,7 @@
 
 mod answers;
 mod backup;
+mod fetch;
 mod idle;
 mod place;
 mod speed;
@@ -45,8 +46,13 @@ fn main() {
     // `cargo bench --bench figures -- backup`: only these.
     let named: Vec<&String> = words.iter().filter(|word| !word.starts_with('-')).collect();
     let wanted = |name: &str| named.is_empty() || named.iter().any(|word| *word == name);
-    let parts: [Part; 4] =
-        [("answers", answers::rows), ("speed", speed::rows), ("idle", idle::rows), ("backup", backup::rows)];
+    let parts: [Part; 5] = [
+        ("answers", answers::rows),
+        ("speed", speed::rows),
+        ("idle", idle::rows),
+        ("fetch", fetch::rows),
+        ("backup", backup::rows),
+    ];
     let rows: Vec<Row> = parts.into_iter().filter(|(name, _)| wanted(name)).flat_map(|(_, rows)| rows()).collect();
     print_table(&rows);
 }

@@ -6,9 +6,9 @@ pub mod archive;
 mod install;
 pub mod web;
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -127,7 +127,9 @@ fn release(home: &Home, spec: &Spec, part: &mut Part, link: &Link) -> Result<()>
         } else {
             let bin = tree.join("bin");
             durable::make_dirs(&bin, 0o755, part.owner)?;
-            durable::install_file(&part.path, &bin.join(name), 0o755, part.owner)?;
+            fs::set_permissions(&part.path, Permissions::from_mode(0o755)).on("set the mode of", &part.path)?;
+            fs::rename(&part.path, bin.join(name)).on("move", &part.path)?;
+            archive::sync(&tree)?;
         }
         check::executable_file(&tree.join("bin").join(name)).map_err(|why| {
             let inside = tree.join("bin").join(name).display().to_string();

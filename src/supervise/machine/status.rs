@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Machine, State, Then};
 use crate::config::show_duration;
 use crate::job::clear::list;
-use crate::journal::{Journal, Stage, rfc3339, unix_now};
+use crate::journal::{Journal, Stage, expected_downtime, rfc3339, unix_now};
 use crate::schedule::{Found, Standing, due_at};
 
 impl Machine {
@@ -160,7 +160,7 @@ impl Machine {
             None => match self.schedule.pending().next() {
                 Some(plan) => {
                     let (phase, waits_for, eta) = self.waiting(plan);
-                    json!({"name": plan.name, "height": plan.height, "phase": phase, "waits_for": waits_for, "eta_seconds": eta, "progress": self.fetched_so_far(plan)})
+                    json!({"name": plan.name, "height": plan.height, "phase": phase, "waits_for": waits_for, "eta_seconds": eta, "progress": self.fetched_so_far(plan), "checks": self.checks(plan), "downtime": self.expected_downtime(plan)})
                 }
                 None => Value::Null,
             },
@@ -195,6 +195,18 @@ impl Machine {
             }
             (Stage::Trial, _) => ("starting", self.waits_for()),
         }
+    }
+
+    /// What was looked at of a plan's release, and what was found.
+    fn checks(&self, plan: &Found) -> Value {
+        self.staged.get(&plan.release).map_or_else(|| json!([]), |staged| json!(staged.checks))
+    }
+
+    /// How long the chain will go on without this node.
+    fn expected_downtime(&self, plan: &Found) -> Option<String> {
+        let staged = self.staged.get(&plan.release).filter(|staged| staged.problem().is_none())?;
+        let copying = staged.backup.as_ref().map_or(0, |forecast| forecast.down_copy);
+        Some(expected_downtime(self.survey.as_ref().and_then(|s| s.committed.as_ref()), copying))
     }
 
     /// The phase of a plan that waits, what it waits for, and about how many seconds that takes.

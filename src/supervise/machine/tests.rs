@@ -61,6 +61,7 @@ fn survey(current: &str, journal: Option<Journal>, plans: Vec<Found>) -> Survey 
         errors: Vec::new(),
         restoring: false,
         last: None,
+        committed: None,
         known: Known::default(),
         known_error: None,
         record: None,
