@@ -37,7 +37,7 @@ pub fn rows() -> Vec<Row> {
     println!("1 GiB is fetched {} times", 3 * TIMES + 1);
     let node = mocknode();
     let mut rows = pace(scratch, &node, &server);
-    rows.extend(beside(scratch, &node, &server));
+    rows.extend(beside(&node, &server));
     rows
 }
 
@@ -129,8 +129,9 @@ fn pace(scratch: &Path, node: &Path, server: &Server) -> Vec<Row> {
 }
 
 /// What a supervisor and its worker need, and how the supervisor answers, while it fetches.
-fn beside(scratch: &Path, node: &Path, server: &Server) -> Vec<Row> {
-    let mut place = Place::new(scratch, "fetching", node);
+fn beside(node: &Path, server: &Server) -> Vec<Row> {
+    // The path of its socket must not be long.
+    let mut place = Place::new(&std::env::temp_dir(), "fetching", node);
     let data = place.dir.join("chain");
     let allow = ["--set", "allow_download_binaries=true", "run", "--datadir", data.to_str().unwrap()];
     let supervisor = place.spawn(place.command(&allow));

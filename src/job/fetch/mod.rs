@@ -3,17 +3,21 @@
 //! begins anew.
 
 pub mod archive;
+mod digest;
 mod install;
 pub mod web;
 
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
+use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 
+use self::digest::Digest;
 use self::web::{Fault, SILENCE, Web};
 use super::{Progress, check, durable};
 use crate::config::show_size;
@@ -37,7 +41,11 @@ const MARGIN: u64 = 2 << 30;
 const ROOM_AGAIN: u64 = 64 << 20;
 
 /// What is read at a time.
-const CHUNK: usize = 64 << 10;
+const CHUNK: usize = 128 << 10;
+
+/// How much is left to the kernel before it is told to write it out: what comes is not to drive the node's own files from
+/// memory, and is on the disk the sooner.
+const WRITE_OUT: u64 = 8 << 20;
 
 /// How often progress is told.
 const TELL_EVERY: Duration = Duration::from_millis(250);
@@ -155,7 +163,9 @@ struct Part {
     owner: Owner,
     have: u64,
     checksum: Option<Checksum>,
-    hasher: Option<Hasher>,
+    digest: Option<Digest>,
+    /// What of it the kernel was told to write out.
+    written_out: u64,
     /// What the server calls the content that is there.
     tag: Option<String>,
 }
@@ -177,7 +187,16 @@ impl Part {
         }
         durable::give(&path, owner)?;
         let have = file.metadata().on("read", &path)?.len();
-        let mut part = Part { path, file, owner, have, checksum: link.checksum.clone(), hasher: None, tag: None };
+        let mut part = Part {
+            path,
+            file,
+            owner,
+            have,
+            checksum: link.checksum.clone(),
+            digest: None,
+            written_out: have,
+            tag: None,
+        };
         if part.checksum.is_none() || have > BYTES_MAX {
             part.restart()?;
         } else {
@@ -187,18 +206,25 @@ impl Part {
     }
 
     fn rehash(&mut self) -> Result<()> {
-        self.hasher = self.checksum.as_ref().map(Checksum::hasher);
+        self.begin_digest()?;
         self.file.rewind().on("read", &self.path)?;
         let mut chunk = vec![0; CHUNK];
-        if let Some(hasher) = &mut self.hasher {
+        if let Some(digest) = &self.digest {
             loop {
-                match self.file.read(&mut chunk).on("read", &self.path)? {
-                    0 => break,
-                    n => hasher.update(chunk.get(..n).unwrap_or_default()),
+                let n = self.file.read(&mut chunk).on("read", &self.path)?;
+                if n == 0 {
+                    break;
                 }
+                chunk = digest.update(chunk, n);
             }
         }
         self.have = self.file.seek(SeekFrom::End(0)).on("read", &self.path)?;
+        Ok(())
+    }
+
+    fn begin_digest(&mut self) -> Result<()> {
+        let begun = self.checksum.as_ref().map(Digest::begin).transpose();
+        self.digest = begun.map_err(|e| Error::failed(format!("cannot begin to hash {}: {e}", self.path.display())))?;
         Ok(())
     }
 
@@ -206,13 +232,16 @@ impl Part {
     fn restart(&mut self) -> Result<()> {
         self.file.set_len(0).and_then(|()| self.file.rewind()).on("empty", &self.path)?;
         self.have = 0;
+        self.written_out = 0;
         self.tag = None;
-        self.hasher = self.checksum.as_ref().map(Checksum::hasher);
-        Ok(())
+        self.begin_digest()
     }
 
-    fn add(&mut self, bytes: &[u8]) -> Result<()> {
-        if self.have + bytes.len() as u64 > BYTES_MAX {
+    /// Takes what has come, and gives back a buffer for what comes next.
+    fn add(&mut self, buffer: Vec<u8>, length: usize) -> Result<Vec<u8>> {
+        let bytes = buffer.get(..length).unwrap_or_default();
+        let more = bytes.len() as u64;
+        if self.have + more > BYTES_MAX {
             return Err(Error::failed(format!("it is larger than {}", show_size(BYTES_MAX))));
         }
         if let Err(e) = self.file.write_all_at(bytes, self.have) {
@@ -222,18 +251,25 @@ impl Part {
             }
             return Err(e).on("write", &self.path);
         }
-        if let Some(hasher) = &mut self.hasher {
-            hasher.update(bytes);
+        self.have += more;
+        if self.have - self.written_out >= WRITE_OUT {
+            // Once more what was told last: it is on the disk by now, and leaves the memory.
+            let from = self.written_out.saturating_sub(WRITE_OUT);
+            let _ = fadvise(&self.file, from, NonZeroU64::new(self.have - from), Advice::DontNeed);
+            self.written_out = self.have;
         }
-        self.have += bytes.len() as u64;
-        Ok(())
+        Ok(match &self.digest {
+            Some(digest) => digest.update(buffer, length),
+            None => buffer,
+        })
     }
 
     /// Syncs it; what its checksum is where that is not what it should be.
     fn finish(&mut self) -> Result<Option<Checksum>> {
         self.file.sync_all().on("sync", &self.path)?;
-        let sum = self.hasher.clone().map(Hasher::sum);
-        Ok(sum.filter(|sum| Some(sum) != self.checksum.as_ref()))
+        let Some(digest) = self.digest.take() else { return Ok(None) };
+        let sum = digest.end().ok_or_else(|| Error::failed(format!("{} was not hashed", self.path.display())))?;
+        Ok(Some(sum).filter(|sum| Some(sum) != self.checksum.as_ref()))
     }
 
     fn remove(&self) {
@@ -399,7 +435,7 @@ fn copy(part: &mut Part, from: &mut dyn Read, total: Option<u64>, tell: Tell) ->
             Err(e) if e.kind() == ErrorKind::Interrupted => continue,
             Err(e) => return Err(broken(e)),
         };
-        part.add(chunk.get(..n).unwrap_or_default())?;
+        chunk = part.add(chunk, n)?;
         let now = Instant::now();
         if let Err(slow) = pace.add(now, n as u64) {
             return Err(Stop::Passing(slow));

@@ -1,0 +1,51 @@
+//! A checksum that is computed beside the writing, by a thread of its own: the slower of the two takes the time, not both.
+
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
+use std::thread::{Builder, JoinHandle};
+
+use crate::source::{Checksum, Hasher};
+
+/// How many pieces may wait to be hashed.
+const WAITING: usize = 4;
+
+/// A checksum in the making.
+pub struct Digest {
+    full: SyncSender<(Vec<u8>, usize)>,
+    empty: Receiver<Vec<u8>>,
+    thread: JoinHandle<Hasher>,
+}
+
+impl Digest {
+    /// One that is to be compared with this.
+    pub fn begin(wanted: &Checksum) -> std::io::Result<Digest> {
+        let (full, to_hash) = sync_channel::<(Vec<u8>, usize)>(WAITING);
+        let (back, empty) = channel();
+        let mut hasher = wanted.hasher();
+        let thread = Builder::new().name("hash".to_owned()).spawn(move || {
+            for (buffer, length) in to_hash {
+                hasher.update(buffer.get(..length).unwrap_or_default());
+                let _ = back.send(buffer);
+            }
+            hasher
+        })?;
+        Ok(Digest { full, empty, thread })
+    }
+
+    /// Takes in so many bytes of a buffer, and gives back one of the same size that was hashed before, or a new one.
+    pub fn update(&self, buffer: Vec<u8>, length: usize) -> Vec<u8> {
+        let size = buffer.len();
+        // It ends only after us.
+        let _ = self.full.send((buffer, length));
+        match self.empty.try_recv() {
+            Ok(buffer) => buffer,
+            Err(TryRecvError::Empty | TryRecvError::Disconnected) => vec![0; size],
+        }
+    }
+
+    /// The checksum of all that was taken in; none when the thread did not live to tell it.
+    pub fn end(self) -> Option<Checksum> {
+        let Digest { full, empty, thread } = self;
+        drop((full, empty));
+        thread.join().ok().map(Hasher::sum)
+    }
+}
