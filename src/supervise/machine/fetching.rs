@@ -111,8 +111,10 @@ impl Machine {
             self.refused.remove(&digest);
         }
         if let Some(fetching) = &self.fetching {
-            if !self.is_missing(&fetching.digest) {
-                // Withdrawn, or somebody put the release there.
+            // Withdrawn, or somebody put the release there. Where all of it has come it was the job itself, which is to end well.
+            let comes = fetching.progress.is_none_or(|p| p.of.is_some_and(|of| p.bytes < of));
+            let planned = self.schedule.pending().any(|plan| plan.digest == fetching.digest);
+            if !planned || (comes && !self.is_missing(&fetching.digest)) {
                 out.push(Effect::Kill(Role::Fetch));
             }
             return;

@@ -397,6 +397,11 @@ fn a_fetch_ends_when_its_plan_is_withdrawn_or_the_release_came_otherwise() {
         let effects = drive.feed(Event::Done(Role::Fetch, Err("killed".to_owned())));
         assert!(drive.machine.refused.is_empty() && drive.machine.fetching.is_none(), "{effects:?}");
     }
+    // The job itself has just put it there: it is not killed before it has synced that.
+    let mut drive = Drive::up(MAY_FETCH, vec![remote("v2", 100)]);
+    drive.feed(Event::Note(Role::Fetch, Note::Progress(Progress { files: 0, bytes: 7, of: Some(7) })));
+    let effects = drive.feed(surveyed(survey("genesis", None, vec![plan("v2", 100)])));
+    assert!(!short(&effects).contains("KILL") && drive.machine.staging.is_some(), "{effects:?}");
 }
 
 #[test]
