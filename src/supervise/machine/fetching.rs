@@ -94,6 +94,11 @@ impl Machine {
         self.schedule.pending().filter_map(at).min()
     }
 
+    /// Whether this plan still waits for us to fetch its release.
+    fn lacks(&self, digest: &String) -> bool {
+        self.schedule.pending().any(|plan| plan.digest == *digest && self.wanted_source(plan).is_some())
+    }
+
     fn is_leaving(&self) -> bool {
         matches!(self.state, State::Boot | State::Leaving { .. }) || matches!(self.then(), Some(Then::Exit(_)))
     }
@@ -106,8 +111,8 @@ impl Machine {
             self.refused.remove(&digest);
         }
         if let Some(fetching) = &self.fetching {
-            if !self.schedule.pending().any(|plan| plan.digest == fetching.digest && plan.print.is_none()) {
-                // Withdrawn, or somebody put the release there.
+            if !self.lacks(&fetching.digest) {
+                // Withdrawn, or forbidden by now, or somebody put the release there.
                 out.push(Effect::Kill(Role::Fetch));
             }
             return;
@@ -154,7 +159,10 @@ impl Machine {
         match result {
             Ok(Report::Fetched(Outcome::Installed(bytes))) => {
                 let took = show_duration(super::whole(self.now.saturating_sub(fetching.began)));
-                self.refused.remove(&fetching.digest);
+                // Where it is not seen nevertheless, it is not fetched again and again.
+                let again = Some(self.now + STAGE_PAUSE);
+                let why = "its release was fetched and is gone".to_owned();
+                self.refused.insert(fetching.digest, Refused { tries: 0, again, why });
                 say(
                     out,
                     Level::Info,
@@ -176,7 +184,8 @@ impl Machine {
                 self.fetch_next(out);
             }
             Ok(_) => {}
-            Err(_) if self.is_leaving() || !self.schedule.pending().any(|plan| plan.digest == fetching.digest) => {}
+            // Withdrawn meanwhile, or brought by somebody else: the next one.
+            Err(_) if self.is_leaving() || !self.lacks(&fetching.digest) => self.fetch_next(out),
             Err(why) => {
                 let before = self.refused.get(&fetching.digest);
                 let tries = before.map_or(0, |refused| refused.tries);
