@@ -219,7 +219,8 @@ fn authority(text: &str) -> Result<(), &'static str> {
     }
 }
 
-fn percent_decoded(text: &str) -> Option<String> {
+/// A part of a URL as it is meant.
+pub fn percent_decoded(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let mut out = Vec::new();
     while let Some(byte) = bytes.next() {
@@ -233,8 +234,14 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-fn short(text: &str) -> String {
-    let text = text.split('?').next().unwrap_or_default();
+/// A text with a URL in it that came from elsewhere, as it may be logged: short, without names, passwords and tokens.
+pub fn short(text: &str) -> String {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    let text = match (text.find("://"), text.rfind('@')) {
+        // A password that is written wrongly may hold anything.
+        (Some(start), Some(at)) if at > start => &[&text[..start + 3], &text[at + 1..]].concat(),
+        _ => text,
+    };
     if text.chars().count() > 80 {
         format!("{}…", text.chars().take(80).collect::<String>())
     } else {
@@ -395,6 +402,10 @@ mod tests {
         assert_eq!(link.to_string(), "https://h:1/p/x");
         let error = Link::parse("ftp://h/x?token=abc", None).unwrap_err();
         assert!(!error.contains("abc"), "{error}");
+        for bad in ["ftp://u:abc@h/x", "http://u:abc@h:port/x#abc", "http://u:a/b?abc@h/x", "http://u:80/abc@h:x y"] {
+            let error = Link::parse(bad, None).unwrap_err();
+            assert!(!error.contains("abc"), "{bad}: {error}");
+        }
         assert!(link.trusted(false).unwrap_err().contains("UNSAFE_SKIP_CHECKSUM"));
         assert!(link.trusted(true).is_ok());
     }

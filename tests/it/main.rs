@@ -6,11 +6,13 @@
 )]
 
 mod answers;
+mod archive;
 mod background;
 mod backup;
 mod bad_input;
 mod crash;
 mod death;
+mod download;
 mod geth;
 mod hooks;
 mod init;
@@ -22,6 +24,8 @@ mod recovery;
 mod revert;
 mod rpc;
 mod support;
+mod tarball;
 mod tls;
 mod trial;
 mod upgrade;
+mod web;
