@@ -149,7 +149,7 @@ fn text(context: &Context, status: &Value) -> String {
     }
     for plan in status.get("plans").and_then(Value::as_array).into_iter().flatten() {
         let of = |key: &str| plan.get(key).and_then(Value::as_str).unwrap_or("").to_owned();
-        if matches!(of("state").as_str(), "conflict" | "failed") {
+        if matches!(of("state").as_str(), "conflict" | "failed" | "held") {
             line("Plan:", &format!("{} {}: {}", of("name"), of("state"), of("note")));
         }
     }
