@@ -9,6 +9,7 @@ mod answers;
 mod background;
 mod backup;
 mod bad_input;
+mod batch;
 mod crash;
 mod death;
 mod geth;
