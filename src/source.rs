@@ -1,7 +1,7 @@
 //! Where a release can be fetched, as the `info` of a plan says it. Pure: nothing is asked of disk or network.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -196,6 +196,19 @@ impl Link {
             "{self} has no checksum, so nobody can tell what is fetched from there: add ?checksum=sha256:HEX to the URL (UNSAFE_SKIP_CHECKSUM=true goes without)"
         ))
     }
+}
+
+/// The URL of a file of this machine with its checksum, as [`Link::parse`] reads it. A path that is no text has none.
+pub fn file_url(path: &Path, sum: &Checksum) -> Option<String> {
+    let mut url = "file://".to_owned();
+    for byte in path.to_str()?.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~+".contains(&byte) {
+            url.push(char::from(byte));
+        } else {
+            url += &format!("%{byte:02X}");
+        }
+    }
+    Some(format!("{url}?checksum={sum}"))
 }
 
 fn strip_scheme<'a>(text: &'a str, scheme: &str) -> Option<&'a str> {
@@ -394,6 +407,17 @@ mod tests {
                 .contains("contradict")
         );
         assert_eq!(Link::parse("http://h/x", Some(HEX)).unwrap().checksum, Some(lower()));
+    }
+
+    #[test]
+    fn the_url_of_a_file_names_it_again_whatever_its_name_is() {
+        for path in ["/a/geth", "/a b/c#d?e=f&g%41", "/ä/\n/\"/:@", "/x+y~z-1.2_3"] {
+            let url = file_url(Path::new(path), &lower()).unwrap();
+            let link = Link { place: Place::File(PathBuf::from(path)), checksum: Some(lower()) };
+            assert_eq!(Link::parse(&url, None), Ok(link), "{url}");
+        }
+        use std::os::unix::ffi::OsStrExt;
+        assert_eq!(file_url(Path::new(std::ffi::OsStr::from_bytes(b"/\xff")), &lower()), None);
     }
 
     #[test]

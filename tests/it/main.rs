@@ -10,6 +10,7 @@ mod archive;
 mod background;
 mod backup;
 mod bad_input;
+mod batch;
 mod crash;
 mod death;
 mod download;
