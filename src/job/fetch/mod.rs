@@ -80,6 +80,8 @@ pub enum Outcome {
     Installed(u64),
     /// What came was something else, and is gone. To try again would bring the same.
     WrongChecksum(String),
+    /// What came is what it should be, and no release. To try again would bring the same.
+    Unfit(String),
 }
 
 /// Told now and then while it goes on.
@@ -127,9 +129,13 @@ fn bring(home: &Home, spec: &Spec, part: &mut Part, link: &Link, tell: Tell) -> 
         }
     }
     let bytes = part.have;
-    release(home, spec, part, link)?;
+    let unfit = release(home, spec, part, link)?;
     part.restart()?;
-    Ok(Outcome::Installed(bytes))
+    match unfit {
+        None => Ok(Outcome::Installed(bytes)),
+        Some(why) if part.checksum.is_some() => Ok(Outcome::Unfit(why)),
+        Some(why) => Err(Error::failed(why)),
+    }
 }
 
 fn wrong(link: &Link, sum: &Checksum) -> String {
@@ -137,21 +143,17 @@ fn wrong(link: &Link, sum: &Checksum) -> String {
     format!("{link} is not what it should be: its checksum is {sum}, it should be {wanted}; it was removed")
 }
 
-/// Makes a release of a file that has come.
-fn release(home: &Home, spec: &Spec, part: &mut Part, link: &Link) -> Result<()> {
+/// Makes a release of a file that has come; tells why it is none.
+fn release(home: &Home, spec: &Spec, part: &mut Part, link: &Link) -> Result<Option<String>> {
     let tree = part.path.with_extension("tree");
     remove_any(&tree)?;
     let made = match plant(part, link, &tree, home.binary_name()) {
-        Ok(()) => install::install(home, &spec.release, &tree, part.owner),
+        Ok(()) => install::install(home, &spec.release, &tree, part.owner).map(|()| None),
         Err(archive::Fault::Disk(error)) => Err(error),
-        Err(archive::Fault::Archive(why)) => {
-            // A file whose sum is right and that is no release will not become one.
-            part.restart()?;
-            Err(Error::failed(why))
-        }
+        Err(archive::Fault::Archive(why)) => Ok(Some(why)),
     };
     let removed = remove_any(&tree);
-    made.and(removed)
+    removed.and(made)
 }
 
 /// Makes the tree of a release.
