@@ -961,6 +961,8 @@ fn what_the_operator_changes_during_a_download_counts_at_once() {
     plan(&home, "v2", 1000, &server.url("/file"), &sum(SCRIPT));
     home.until_log("release v2 is ready");
     assert_eq!(home.logged("WARN"), home.logged("UNSAFE_SKIP_BACKUP"), "{}", home.log());
+    // Nor is anything left of what began before.
+    installed(&home, "v2", SCRIPT);
     assert_eq!((server.asked("/slow").len(), server.asked("/slower").len(), server.asked("/file").len()), (1, 2, 1));
     visor.stop();
 }

@@ -110,6 +110,9 @@ pub fn fetch(home: &Home, spec: &Spec, tell: Tell) -> Result<Outcome> {
     let mut part = Part::open(&staging, spec, &link, owner)?;
     let outcome = bring(home, spec, &mut part, &link, tell);
     part.end();
+    if let Ok(Outcome::Installed(_)) = outcome {
+        clear_rest(&staging, &spec.release);
+    }
     outcome
 }
 
@@ -351,11 +354,26 @@ fn clear_leftovers(staging: &Path) {
             SystemTime::now().duration_since(changed).is_ok_and(|age| age > LEFTOVER_AGE)
         };
         let Ok(meta) = entry.metadata() else { continue };
-        let held = |path: &Path| !File::open(path).is_ok_and(|file| file.try_lock().is_ok());
-        if old(&meta) && !(meta.is_file() && held(&path)) {
+        if old(&meta) && !(meta.is_file() && is_held(&path)) {
             let _ = remove_any(&path);
         }
     }
+}
+
+/// What came of the same release from elsewhere: it is there now.
+fn clear_rest(staging: &Path, release: &Release) {
+    let (start, key) = (format!("{release}-"), "0123456789abcdef.part".len());
+    for entry in fs::read_dir(staging).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_its = name.to_str().and_then(|name| name.strip_prefix(&start)).is_some_and(|rest| rest.len() == key);
+        if is_its && entry.metadata().is_ok_and(|meta| meta.is_file()) && !is_held(&entry.path()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn is_held(path: &Path) -> bool {
+    !File::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 /// What stops a try: something that a little patience may mend, or the rest.
