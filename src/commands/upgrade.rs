@@ -371,7 +371,7 @@ pub fn fetch_release(context: &Context, release: &Release, source: Source) -> Re
             context.note(&format!("release {release} is there: {} from {}", show_size(bytes), spec.source.link()));
             Ok(())
         }
-        fetch::Outcome::WrongChecksum(why) => Err(Error::failed(why)),
+        fetch::Outcome::WrongChecksum(why) | fetch::Outcome::Unfit(why) => Err(Error::failed(why)),
     }
 }
 

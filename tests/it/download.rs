@@ -190,6 +190,8 @@ fn info_says_where_from_in_every_way_that_is_allowed() {
     fs::write(&plain, SCRIPT).unwrap();
     let index = json!({"binaries": {"any": format!("{url}?checksum=sha512:{long}")}}).to_string();
     server.page("/index.json", Page::new(index.as_str()));
+    let listed = home.dir.join("index.json");
+    fs::write(&listed, &index).unwrap();
     let any = |url: String| json!({"binaries": {"any": url}});
     let infos = [
         any(format!("{url}?checksum=sha256:{short}")),
@@ -203,6 +205,7 @@ fn info_says_where_from_in_every_way_that_is_allowed() {
         // This machine's own, whatever is said of others.
         json!({"binaries": {PLATFORM: url, "any": "http://127.0.0.1:1/", "linux/riscv64": 7, "": "?"}, "checksum": short}),
         json!(format!("{}?checksum={}", server.url("/index.json"), sum(&index))),
+        json!(format!("file:{}?checksum={}", listed.display(), sum(&index))),
         any(format!("file://{spaced}?checksum={short}")),
         any(format!("file:{}?checksum={short}", plain.display())),
         any(format!("{}?checksum={short}", plain.display())),
@@ -480,6 +483,37 @@ fn a_download_that_is_not_what_it_should_be_is_refused_with_a_line_and_leaves_no
         }
         assert_eq!(server.asked(path).len(), 1, "{path} is not asked for again");
     }
+    // Servers that are none.
+    let head = |lines: &str| format!("HTTP/1.1 200 OK\r\n{lines}\r\n\r\n{SCRIPT}");
+    for (path, bytes) in [
+        ("/ssh", "SSH-2.0-OpenSSH_9.2\r\n\r\n".to_owned()),
+        ("/escape", "\x1b[2J\x1b[31m\r\n\r\n".to_owned()),
+        ("/silent", String::new()),
+        ("/half-head", "HTTP/1.1 200 OK\r\ncontent-len".to_owned()),
+        ("/endless-head", format!("HTTP/1.1 200 OK\r\n{}", "x: y\r\n".repeat(100_000))),
+        ("/minus", head("content-length: -5")),
+        ("/beyond", head("content-length: 99999999999999999999")),
+        ("/two", head("content-length: 5\r\ncontent-length: 6")),
+        ("/chunks", head("transfer-encoding: chunked")),
+    ] {
+        server.page(path, Page::raw(bytes));
+        let url = server.secret_url(path);
+        let said = prepare(&home, ONCE, &url, &good);
+        assert!(!said.err.contains('\x1b'), "{:?}", said.err);
+        refused(&home, said, &url, "cannot fetch");
+    }
+    server.page("/index", Page::new(vec![b' '; 1 << 16]).endless());
+    server.page("/index.html", Page::new("<html>"));
+    for (path, content, why) in [("/index", "", "it is larger than 1MiB"), ("/index.html", "<html>", "is not JSON")] {
+        let info = format!("{}&checksum={}", server.secret_url(path), sum(content));
+        home.put("upgrades/1/upgrade-info.json", json!({"name": "v2", "height": 1, "info": info}).to_string());
+        let url = server.secret_url(path);
+        refused(&home, home.run(&[ONCE, &["upgrade", "prepare", "v2"]].concat()), &url, why);
+    }
+    // Never, whatever is set.
+    let unsafe_ones = [ONCE, &["--set", "unsafe_skip_checksum=true"]].concat();
+    let url = server.secret_url("/other");
+    refused(&home, prepare(&home, &unsafe_ones, &url, &good), &url, "is not what it should be");
     let url = format!("http://127.0.0.1:{}/file", free_port());
     refused(&home, prepare(&home, ONCE, &url, &good), &url, "refused");
     let url = "http://nowhere.invalid/file";
@@ -807,6 +841,21 @@ fn a_wrong_checksum_waits_for_the_operator() {
 }
 
 #[test]
+fn what_is_no_release_is_not_fetched_again_and_again() {
+    let home = Home::new();
+    let server = Server::with(Page::new("PK\x03\x04"));
+    plan(&home, "v2", 1000, &server.url("/file"), &sum("PK\x03\x04"));
+    let mut visor = home.supervise(FETCHES, &[]);
+    let line = home.until_log("release v2 cannot be had");
+    assert!(line.contains("ERROR") && line.contains("is a zip archive"), "{line}");
+    home.until_status("it waits for the operator", |s| {
+        note(s, "v2").contains("`wemixvisor upgrade prepare v2` tries again")
+    });
+    assert_eq!(server.asked("/file").len(), 1);
+    visor.stop();
+}
+
+#[test]
 fn a_plan_that_is_withdrawn_ends_its_download_and_the_next_one_begins() {
     let home = Home::new();
     let server = Server::with(Page::new(SCRIPT));
@@ -918,6 +967,8 @@ fn what_the_operator_changes_during_a_download_counts_at_once() {
     plan(&home, "v2", 1000, &server.url("/file"), &sum(SCRIPT));
     home.until_log("release v2 is ready");
     assert_eq!(warnings(&home), 0, "{}", home.log());
+    // Nor is anything left of what began before.
+    installed(&home, "v2", SCRIPT);
     assert_eq!((server.asked("/slow").len(), server.asked("/slower").len(), server.asked("/file").len()), (1, 2, 1));
     visor.stop();
 }

@@ -40,6 +40,8 @@ enum Sends {
     Drip(Duration),
     /// The body again and again.
     Endless,
+    /// The body, and no head before it.
+    Raw,
 }
 
 /// What is answered.
@@ -110,6 +112,11 @@ impl Page {
     /// Sends a byte, waits, sends a byte, …
     pub fn drips(self, pause: Duration) -> Page {
         Page { sends: Sends::Drip(pause), ..self }
+    }
+
+    /// Not what a web server says.
+    pub fn raw(bytes: impl Into<Vec<u8>>) -> Page {
+        Page { sends: Sends::Raw, ..Page::new(bytes) }
     }
 
     /// Never ends.
@@ -245,6 +252,9 @@ fn serve(shared: &Shared, mut stream: TcpStream) {
 }
 
 fn send(shared: &Shared, stream: &mut TcpStream, request: &Request, page: &Page) -> std::io::Result<()> {
+    if matches!(page.sends, Sends::Raw) {
+        return stream.write_all(&page.body);
+    }
     let whole = page.body.len();
     let from = request.from().filter(|from| page.ranges && *from < whole);
     let body = &page.body[from.unwrap_or(0)..];
@@ -260,7 +270,7 @@ fn send(shared: &Shared, stream: &mut TcpStream, request: &Request, page: &Page)
     }
     stream.write_all(format!("{reply}connection: close\r\n\r\n").as_bytes())?;
     match page.sends {
-        Sends::All => stream.write_all(body),
+        Sends::All | Sends::Raw => stream.write_all(body),
         Sends::Cut(at) => stream.write_all(&body[..at.min(body.len())]),
         Sends::Held(at) => {
             let at = at.min(body.len());

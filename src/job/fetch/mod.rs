@@ -88,6 +88,8 @@ pub enum Outcome {
     Installed(u64),
     /// What came was something else, and is gone. To try again would bring the same.
     WrongChecksum(String),
+    /// What came is what it should be, and no release. To try again would bring the same.
+    Unfit(String),
 }
 
 /// Told now and then while it goes on.
@@ -116,6 +118,9 @@ pub fn fetch(home: &Home, spec: &Spec, tell: Tell) -> Result<Outcome> {
     let mut part = Part::open(&staging, spec, &link, owner)?;
     let outcome = bring(home, spec, &mut part, &link, tell);
     part.end();
+    if let Ok(Outcome::Installed(_)) = outcome {
+        clear_rest(&staging, &spec.release);
+    }
     outcome
 }
 
@@ -135,9 +140,13 @@ fn bring(home: &Home, spec: &Spec, part: &mut Part, link: &Link, tell: Tell) -> 
         }
     }
     let bytes = part.have;
-    release(home, spec, part, link)?;
+    let unfit = release(home, spec, part, link)?;
     part.remove();
-    Ok(Outcome::Installed(bytes))
+    match unfit {
+        None => Ok(Outcome::Installed(bytes)),
+        Some(why) if part.checksum.is_some() => Ok(Outcome::Unfit(why)),
+        Some(why) => Err(Error::failed(why)),
+    }
 }
 
 fn wrong(link: &Link, sum: &Checksum) -> String {
@@ -145,21 +154,17 @@ fn wrong(link: &Link, sum: &Checksum) -> String {
     format!("{link} is not what it should be: its checksum is {sum}, it should be {wanted}; it was removed")
 }
 
-/// Makes a release of a file that has come.
-fn release(home: &Home, spec: &Spec, part: &mut Part, link: &Link) -> Result<()> {
+/// Makes a release of a file that has come; tells why it is none.
+fn release(home: &Home, spec: &Spec, part: &mut Part, link: &Link) -> Result<Option<String>> {
     let tree = part.path.with_extension("tree");
     remove_any(&tree)?;
     let made = match plant(part, link, &tree, home.binary_name()) {
-        Ok(()) => install::install(home, &spec.release, &tree, part.owner),
+        Ok(()) => install::install(home, &spec.release, &tree, part.owner).map(|()| None),
         Err(archive::Fault::Disk(error)) => Err(error),
-        Err(archive::Fault::Archive(why)) => {
-            // A file whose sum is right and that is no release will not become one.
-            part.restart()?;
-            Err(Error::failed(why))
-        }
+        Err(archive::Fault::Archive(why)) => Ok(Some(why)),
     };
     let removed = remove_any(&tree);
-    made.and(removed)
+    removed.and(made)
 }
 
 /// Makes the tree of a release.
@@ -394,11 +399,26 @@ fn clear_leftovers(staging: &Path) {
             SystemTime::now().duration_since(changed).is_ok_and(|age| age > LEFTOVER_AGE)
         };
         let Ok(meta) = entry.metadata() else { continue };
-        let held = |path: &Path| !File::open(path).is_ok_and(|file| file.try_lock().is_ok());
-        if old(&meta) && !(meta.is_file() && held(&path)) {
+        if old(&meta) && !(meta.is_file() && is_held(&path)) {
             let _ = remove_any(&path);
         }
     }
+}
+
+/// What came of the same release from elsewhere: it is there now.
+fn clear_rest(staging: &Path, release: &Release) {
+    let (start, key) = (format!("{release}-"), "0123456789abcdef.part".len());
+    for entry in fs::read_dir(staging).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_its = name.to_str().and_then(|name| name.strip_prefix(&start)).is_some_and(|rest| rest.len() == key);
+        if is_its && entry.metadata().is_ok_and(|meta| meta.is_file()) && !is_held(&entry.path()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn is_held(path: &Path) -> bool {
+    !File::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 /// What stops a try: something that a little patience may mend, or the rest.

@@ -181,7 +181,7 @@ impl Machine {
                 self.stage_tries.remove(release);
                 self.ask_look(out);
             }
-            Ok(Report::Fetched(Outcome::WrongChecksum(why))) => {
+            Ok(Report::Fetched(Outcome::WrongChecksum(why) | Outcome::Unfit(why))) => {
                 say(
                     out,
                     Level::Error,
