@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::error::{Code, OnFile, Result};
+use crate::error::{Code, OnFile, Result, printable};
 use crate::home::{Home, Name, Release};
 
 /// The largest request, in bytes.
@@ -230,7 +230,10 @@ impl Control {
                         Some(Happening::Asked(id, request))
                     }
                     Err(e) => {
-                        self.reply(id, &Reply::error(Code::Usage, format!("no request: {e}")));
+                        self.reply(
+                            id,
+                            &Reply::error(Code::Usage, format!("no request: {}", printable(&e.to_string()))),
+                        );
                         None
                     }
                 };

@@ -14,7 +14,7 @@ use flate2::read::MultiGzDecoder;
 use tar::{Archive, EntryType};
 
 use crate::config::show_size;
-use crate::error::{Error, OnFile, Result};
+use crate::error::{Error, OnFile, Result, printable};
 use crate::job::{check, durable};
 use crate::manifest::encode;
 
@@ -90,7 +90,7 @@ impl From<io::Error> for Fault {
 }
 
 fn told(error: &io::Error) -> String {
-    if error.kind() == ErrorKind::UnexpectedEof { "it is cut short".to_owned() } else { error.to_string() }
+    if error.kind() == ErrorKind::UnexpectedEof { "it is cut short".to_owned() } else { printable(&error.to_string()) }
 }
 
 /// The content of an archive, as long as it is not too much for its size.
