@@ -135,7 +135,12 @@ impl Control {
         if let Ok(owner) = home.owner() {
             crate::job::durable::give(&path, owner)?;
         }
-        Ok(Control { listener, clients: BTreeMap::new(), next: 1, rests_until: None, home: home.clone() })
+        Ok(Control::at(listener, home))
+    }
+
+    /// Serves whom this listener lets in; it must not wait.
+    pub fn at(listener: UnixListener, home: &Home) -> Control {
+        Control { listener, clients: BTreeMap::new(), next: 1, rests_until: None, home: home.clone() }
     }
 
     /// Removes the socket: nobody is here any more.

@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use ureq::Proxy;
+use ureq::config::Config;
 use ureq::http::{HeaderMap, StatusCode};
 
+use crate::error::printable;
 use crate::job::tls;
 
 /// How long a connection, TLS included, may take.
@@ -45,6 +47,17 @@ pub struct Web {
 impl Web {
     /// One for this URL. What is asked for by https is only ever taken by https.
     pub fn new(url: &str) -> Result<Web, Fault> {
+        Ok(Web { agent: Web::config(url)?.into() })
+    }
+
+    /// One that an agent with [`Web::config`] asks for.
+    #[cfg(any(test, fuzzing))]
+    pub fn over(agent: ureq::Agent) -> Web {
+        Web { agent }
+    }
+
+    /// How this URL is asked for.
+    pub fn config(url: &str) -> Result<Config, Fault> {
         let https = url.starts_with("https:");
         let mut config = ureq::Agent::config_builder()
             .timeout_resolve(Some(CONNECT_TIME))
@@ -60,7 +73,7 @@ impl Web {
             .user_agent(concat!("wemixvisor/", env!("CARGO_PKG_VERSION")));
         // Also an http URL may lead to an https one.
         config = config.tls_config(tls::config().map_err(Fault::Lasting)?);
-        Ok(Web { agent: config.build().into() })
+        Ok(config.build())
     }
 
     /// Asks for a file from a byte on; `tag`: only if the content is still the one of this name.
@@ -133,11 +146,6 @@ pub fn fault(error: &ureq::Error) -> Fault {
         ureq::Error::Timeout(_) => Fault::Passing(format!("nothing comes ({})", printable(&error.to_string()))),
         _ => Fault::Passing(printable(error.to_string().trim_start_matches("io: "))),
     }
-}
-
-/// What came from elsewhere, for a line.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
 
 /// The proxy that the environment names for these URLs; it is asked to connect through.
