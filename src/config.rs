@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml_edit::{Document, Item, Value};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 
 mod parse;
 mod table;
@@ -260,7 +260,7 @@ impl Notes {
                 }
                 None => self.problems.push(format!(
                     "{}: no such setting (flag --set); {}",
-                    short(typed),
+                    printable(&short(typed)),
                     remedy(typed, true)
                 )),
             }
@@ -284,7 +284,8 @@ impl Notes {
             Ok(document) => document,
             Err(e) => {
                 let place = e.span().map_or(String::new(), |span| format!(", line {}", line_of(&text, span.start)));
-                self.problems.push(format!("{shown}{place}: not TOML: {}", e.message().replace('\n', "; ")));
+                self.problems
+                    .push(format!("{shown}{place}: not TOML: {}", printable(&e.message().replace('\n', "; "))));
                 return Vec::new();
             }
         };
@@ -300,9 +301,11 @@ impl Notes {
                         "node_args ({place}) must be a list of strings, such as [\"--datadir\", \"/data\"]"
                     )),
                 },
-                (None, _) => {
-                    self.problems.push(format!("{}: no such setting ({place}); {}", short(key), remedy(key, true)))
-                }
+                (None, _) => self.problems.push(format!(
+                    "{}: no such setting ({place}); {}",
+                    printable(&short(key)),
+                    remedy(key, true)
+                )),
                 (Some(setting), _) if setting.variable == "DAEMON_HOME" && !may_move_home => {
                     self.problems
                         .push(format!("daemon_home ({place}): a file in the home cannot say where the home is; set DAEMON_HOME or give --home"));

@@ -14,8 +14,18 @@ const README: &str = include_str!("../README.md");
 const NO_SETTINGS: &[&str] = &["DAEMON_CONFIG", "DAEMON_GRPC_ADDRESS", "DAEMON_DOWNLOAD_MUST_HAVE_CHECKSUM"];
 
 /// Options that may be named although they are not ours: the node's in examples, and those of the tools that build us.
-const NOT_OURS: &[&str] =
-    &["--datadir", "--http", "--http.port", "--ipcpath", "--mine", "--example", "--release", "--target", "--test"];
+const NOT_OURS: &[&str] = &[
+    "--datadir",
+    "--fuzz-dir",
+    "--http",
+    "--http.port",
+    "--ipcpath",
+    "--mine",
+    "--example",
+    "--release",
+    "--target",
+    "--test",
+];
 
 /// The manual page with its flags as one reads them: `.Fl -home` and `\-\-home` are both `--home`.
 fn man() -> String {
