@@ -16,12 +16,13 @@ const NO_SETTINGS: &[&str] = &["DAEMON_CONFIG", "DAEMON_GRPC_ADDRESS", "DAEMON_D
 /// Options that may be named although they are not ours: the node's in examples, and those of the tools that build us.
 const NOT_OURS: &[&str] = &[
     "--datadir",
+    "--example",
     "--fuzz-dir",
     "--http",
     "--http.port",
     "--ipcpath",
     "--mine",
-    "--example",
+    "--port",
     "--release",
     "--target",
     "--test",

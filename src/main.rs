@@ -7,6 +7,7 @@ mod config;
 #[cfg(test)]
 mod docs;
 mod error;
+mod geth;
 mod home;
 mod job;
 mod journal;

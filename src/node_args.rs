@@ -4,38 +4,20 @@
 use std::path::{Path, PathBuf};
 
 use crate::config::Address;
+use crate::geth;
 
 /// The socket names of the clients that we know, in the data directory.
 const SOCKETS: &[&str] = &["geth.ipc", "gwemix.ipc", "gstable.ipc"];
 
 /// The value of a flag in Go's spelling (`-x v`, `--x v`, `--x=v`); the last one counts, as it does for the node.
 pub fn value<'a>(args: &'a [String], flag: &str) -> Option<&'a str> {
-    let mut found = None;
-    let mut words = args.iter().peekable();
-    while let Some(word) = words.next() {
-        if word == "--" {
-            break;
-        }
-        let Some(name) = word.strip_prefix("--").or_else(|| word.strip_prefix('-')) else { continue };
-        match name.split_once('=') {
-            Some((name, value)) if name == flag => found = Some(value),
-            None if name == flag => found = words.peek().map(|value| value.as_str()).or(found),
-            Some(_) | None => {}
-        }
-    }
-    found
+    geth::flags(args).into_iter().rev().find(|(name, _)| *name == flag).and_then(|(_, value)| value)
 }
 
 /// Whether a boolean flag is set.
 pub fn is_set(args: &[String], flag: &str) -> bool {
-    args.iter().filter_map(|word| word.strip_prefix("--").or_else(|| word.strip_prefix('-'))).fold(
-        false,
-        |set, word| match word.split_once('=') {
-            Some((name, value)) if name == flag => matches!(value, "true" | "1" | "t" | "T" | "TRUE" | "True"),
-            None if word == flag => true,
-            Some(_) | None => set,
-        },
-    )
+    let last = geth::flags(args).into_iter().rev().find(|(name, _)| *name == flag);
+    last.is_some_and(|(_, value)| value.is_none_or(|value| matches!(value, "true" | "1" | "t" | "T" | "TRUE" | "True")))
 }
 
 /// The node's data directory, if its arguments name one.

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::{Context, answer, client};
 use crate::error::{Code, Error, OnFile, Result};
+use crate::geth;
 use crate::home::Home;
 use crate::job::shim::{last_lines, read_record};
 use crate::job::{Flags, check, clear, durable, look};
@@ -52,6 +53,14 @@ fn supervise(context: Context, args: Vec<String>, background: bool) -> Result<Ex
     let home = context.home.clone();
     let log_file = context.config.log_file.clone().or_else(|| background.then(|| home.node_log()));
     log::info!("wemixvisor {} supervises {}", env!("CARGO_PKG_VERSION"), home.root().display());
+    let as_flags: Vec<String> = std::env::vars_os()
+        .filter_map(|(name, _)| name.into_string().ok())
+        .filter(|name| geth::is_flag_variable(name))
+        .collect();
+    if !as_flags.is_empty() {
+        // Their values may be secrets.
+        log::warn!("the node takes these variables of the environment for flags: {}", as_flags.join(", "));
+    }
     let setup = Setup { config: context.config, flags: context.flags, home: context.home, lock, background, args };
     let leave = supervise::supervise(setup)?;
     remember_end(&home, leave.state, &leave.reason);

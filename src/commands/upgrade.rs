@@ -380,13 +380,13 @@ pub fn stage_now(context: &Context, release: Release) -> stage::Staged {
     let home = &context.home;
     // As the supervisor does it: with the arguments of the node that runs, or ran last.
     let args = shim::read_record(home).map_or_else(|| context.config.node_args.clone(), |record| record.args);
-    let args = home
+    let final_args = home
         .current_release()
         .and_then(|release| shim::with_node_args(home, &release, &args).map_err(|e| e.message))
-        .unwrap_or(args);
-    let backup = (!context.config.skip_backup).then(|| backup::Spec::new(&context.config, home, &args));
+        .unwrap_or_else(|_| args.clone());
+    let backup = (!context.config.skip_backup).then(|| backup::Spec::new(&context.config, home, &final_args));
     let hook = context.config.custom_preupgrade.clone();
-    let mut staged = stage::stage(home, &stage::Spec { release, backup, hook });
+    let mut staged = stage::stage(home, &stage::Spec { release, backup, hook, args });
     staged.checks.insert(
         0,
         stage::Check {

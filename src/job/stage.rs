@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{backup, check, durable, look, shim, step};
 use crate::error::{OnFile, Result};
+use crate::geth;
 use crate::home::{Home, Release};
 
 /// How long a binary may take to tell its version.
@@ -30,6 +31,8 @@ pub struct Spec {
     pub backup: Option<backup::Spec>,
     /// The operator's own hook.
     pub hook: Option<PathBuf>,
+    /// The node's arguments, as they are given to every release.
+    pub args: Vec<String>,
 }
 
 /// What was found.
@@ -83,11 +86,21 @@ pub fn stage(home: &Home, spec: &Spec) -> Staged {
         staged.version = told.clone().ok();
         staged.note("the binary tells its version", told.map(Some))
     };
-    good = good
-        && staged.note(
-            "its node-args can be read",
-            shim::with_node_args(home, &spec.release, &[]).map(|_| None).map_err(|e| e.message),
-        );
+    good = good && {
+        let args = shim::with_node_args(home, &spec.release, &spec.args);
+        let version = staged.version.clone().unwrap_or_default();
+        let gone = args.as_ref().map(|args| geth::dropped(args, &version)).unwrap_or_default();
+        let readable = staged.note("its node-args can be read", args.map(|_| None).map_err(|e| e.message));
+        if !gone.is_empty() {
+            let file = home.release(&spec.release).join("node-args");
+            staged.warn(&format!(
+                "it may not know {} any more: write the arguments for it into {}, one a line",
+                gone.join(", "),
+                file.display()
+            ));
+        }
+        readable
+    };
     let hooks = step::hooks(home, spec.hook.as_deref(), &spec.release);
     if !hooks.is_empty() {
         let finding = hooks.iter().try_for_each(|hook| check::executable(hook));

@@ -173,7 +173,12 @@ impl Machine {
         });
         if let Some(release) = next {
             self.staging = Some(release.clone());
-            let spec = StageSpec { release, backup: self.backup_spec(), hook: self.config.custom_preupgrade.clone() };
+            let spec = StageSpec {
+                release,
+                backup: self.backup_spec(),
+                hook: self.config.custom_preupgrade.clone(),
+                args: self.args.clone(),
+            };
             self.start_job(Role::Stage, Job::Stage(spec), STAGE_TIME, out);
         }
     }
