@@ -237,6 +237,9 @@ fn validate_tells_every_finding_of_a_plan_and_of_a_file() {
     fs::write(home.dir.join("new"), "#!/bin/sh\necho 2\n").unwrap();
     let said = home.run(&["plan", "validate", "b"]).code(1);
     assert!(said.out.contains("NO  release v3 has a source: ") && said.out.contains("changed since"), "{said:?}");
+    // A file of its own: the mock node is one file for all tests.
+    fs::remove_file(home.own("upgrades/v2/bin/node")).unwrap();
+    home.script("v2", "echo 2");
     fs::set_permissions(home.own("upgrades/v2/bin/node"), fs::Permissions::from_mode(0o644)).unwrap();
     home.plan("v9", 40);
     home.plan("v4", 90);

@@ -250,14 +250,23 @@ impl Part {
         options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
         let (file, meta) = loop {
             // Neither a link to elsewhere nor anything else that only looks like a file of ours is written to.
-            if path.symlink_metadata().is_ok_and(|meta| !meta.is_file() || meta.nlink() != 1) {
+            if path.symlink_metadata().is_ok_and(|meta| !meta.is_file()) {
                 remove_any(&path)?;
             }
             let file = options.open(&path).on("create", &path)?;
             if file.try_lock().is_err() {
                 return Err(Error::refused(format!("another process fetches {link} already")));
             }
-            let meta = file.metadata().on("read", &path)?;
+            let mut meta = file.metadata().on("read", &path)?;
+            if meta.nlink() > 1 {
+                // Who was killed while it became a release left its other name there.
+                remove_any(&path.with_extension("tree"))?;
+                meta = file.metadata().on("read", &path)?;
+            }
+            if meta.nlink() > 1 {
+                remove_any(&path)?;
+                continue;
+            }
             // Who held it until now may have removed it.
             if path.symlink_metadata().is_ok_and(|there| (there.dev(), there.ino()) == (meta.dev(), meta.ino())) {
                 break (file, meta);
