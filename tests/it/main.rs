@@ -15,7 +15,10 @@ mod geth;
 mod hooks;
 mod init;
 mod launch;
+#[path = "../examples/mocknode/ledger.rs"]
+mod ledger;
 mod life;
+mod network;
 mod plans;
 mod power;
 mod recovery;
@@ -23,5 +26,7 @@ mod revert;
 mod rpc;
 mod support;
 mod tls;
+#[path = "../examples/mocknode/trace.rs"]
+mod trace;
 mod trial;
 mod upgrade;

@@ -27,8 +27,9 @@ pub fn mocknode() -> &'static Path {
     MOCK.get_or_init(|| {
         let path = Path::new(wemixvisor()).with_file_name("examples").join("mocknode");
         let newer = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/examples/mocknode.rs");
-        if newer(&path).is_none() || newer(&path) < newer(&source) {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/examples");
+        let sources = ["mocknode.rs", "mocknode/consensus.rs", "mocknode/ledger.rs"].map(|name| examples.join(name));
+        if newer(&path).is_none() || sources.iter().any(|source| newer(&path) < newer(source)) {
             let mut cargo = Command::new(env!("CARGO"));
             cargo.args(["build", "--quiet", "--example", "mocknode"]);
             if !cfg!(debug_assertions) {
