@@ -328,6 +328,9 @@ pub struct Known {
     /// `web3_clientVersion`, as last told.
     #[serde(default)]
     pub client_version: Option<String>,
+    /// The machine that it ran on last, see [`crate::proc::machine`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
     /// How the last supervisor ended.
     #[serde(default)]
     pub last: Option<Last>,

@@ -27,6 +27,15 @@ pub struct Plan {
     pub retry: u64,
 }
 
+/// When validators take their turns in an upgrade.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rolling {
+    /// The block at which the first one's turn is.
+    pub start: Option<u64>,
+    /// The blocks between two turns.
+    pub spacing: Option<u64>,
+}
+
 #[allow(clippy::trivially_copy_pass_by_ref)]
 fn is_zero(n: &u64) -> bool {
     *n == 0
@@ -56,6 +65,13 @@ impl Plan {
             Value::String(text) => text.clone(),
             info @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => info.to_string(),
         }
+    }
+
+    /// When validators take their turns, as far as `info.rolling` says it.
+    pub fn rolling(&self) -> Rolling {
+        let object = self.info_object().unwrap_or_default();
+        let number = |key: &str| object.get("rolling")?.get(key)?.as_u64();
+        Rolling { start: number("start"), spacing: number("spacing").filter(|spacing| *spacing > 0) }
     }
 
     /// `info` as an object: itself, or the JSON in its string.

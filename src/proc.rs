@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 /// What processes have used so far: processor time in clock ticks and bytes moved to or from storage, by process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -71,6 +72,15 @@ fn pids() -> impl Iterator<Item = u32> {
 /// When this process started, in clock ticks since boot; none when it does not live (a zombie does not).
 pub fn start_time(pid: u32) -> Option<u64> {
     stat(&format!("/proc/{pid}/stat")).filter(|s| s.state != b'Z' && s.state != b'X').map(|s| s.start_time)
+}
+
+/// A name of this machine, made of its machine-id, which itself is not to be shown to others (machine-id(5)); none where it
+/// has none, as in many containers.
+pub fn machine() -> Option<String> {
+    let id = fs::read_to_string("/etc/machine-id").ok()?;
+    let id = id.trim();
+    let name = |digest: &[u8]| digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    (!id.is_empty()).then(|| name(&Sha256::digest(format!("wemixvisor {id}"))))
 }
 
 /// The kernel's id of this boot.

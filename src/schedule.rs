@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::home::{Name, Release};
 use crate::journal::Outcome;
+use crate::plan::Rolling;
 use crate::source::Source;
 
 /// A plan as found in a file, with the release it would run.
@@ -23,6 +24,8 @@ pub struct Found {
     pub source: Result<Option<Source>, String>,
     /// The batch plan that it is a part of.
     pub batch: Option<Name>,
+    /// When validators take their turns.
+    pub rolling: Rolling,
     /// The release that its name stands for.
     pub release: Release,
     /// What the release's binary looked like (size, time, inode, mode); `None` when it is not there.
@@ -126,12 +129,6 @@ impl Schedule {
         self.entries.iter().filter(|e| e.standing == Standing::Pending).map(|e| &e.plan)
     }
 
-    /// The due plan: the highest whose height this head reaches. An unknown head reaches none.
-    pub fn due(&self, head: Option<u64>, lead: u64) -> Option<&Found> {
-        let head = head?;
-        self.chosen(|plan| head >= due_at(plan.height, lead))
-    }
-
     /// Which of the plans that are due runs: the highest, or, where that is one of a batch, the lowest of that batch.
     pub fn chosen(&self, is_due: impl Fn(&Found) -> bool) -> Option<&Found> {
         let highest = self.pending().filter(|plan| is_due(plan)).last()?;
@@ -147,8 +144,8 @@ impl Schedule {
     }
 
     /// The nearest plan that is not due yet.
-    pub fn next(&self, head: Option<u64>, lead: u64) -> Option<&Found> {
-        self.pending().find(|plan| head.is_none_or(|head| head < due_at(plan.height, lead)))
+    pub fn next(&self, is_due: impl Fn(&Found) -> bool) -> Option<&Found> {
+        self.pending().find(|plan| !is_due(plan))
     }
 }
 
@@ -194,9 +191,15 @@ mod tests {
             description: None,
             source: Ok(None),
             batch: None,
+            rolling: Rolling::default(),
             print: None,
             outcome: None,
         }
+    }
+
+    /// By the head alone, as for a node that has no turn to take. An unknown head reaches nothing.
+    fn reached(head: Option<u64>, lead: u64) -> impl Fn(&Found) -> bool {
+        move |plan| head.is_some_and(|head| head >= due_at(plan.height, lead))
     }
 
     fn standings(found: &[Found], known: &Known) -> Vec<Standing> {
@@ -206,7 +209,7 @@ mod tests {
     #[test]
     fn a_plan_is_due_one_block_before_its_height_and_never_on_an_unknown_head() {
         let schedule = Schedule::new(&[plan("v2", 100)], &Known::default());
-        let due = |head, lead| schedule.due(head, lead).is_some();
+        let due = |head, lead| schedule.chosen(reached(head, lead)).is_some();
         assert!(!due(None, 0));
         assert!(!due(Some(0), 0));
         assert!(!due(Some(98), 0));
@@ -222,10 +225,10 @@ mod tests {
     #[test]
     fn of_several_due_plans_the_highest_runs_and_the_lower_are_passed() {
         let schedule = Schedule::new(&[plan("v3", 200), plan("v2", 100), plan("v4", 300)], &Known::default());
-        assert_eq!(schedule.due(Some(250), 0).unwrap().name.as_str(), "v3");
-        assert_eq!(schedule.passed_by(schedule.due(Some(250), 0).unwrap()).len(), 1);
-        assert_eq!(schedule.next(Some(250), 0).unwrap().name.as_str(), "v4");
-        assert_eq!(schedule.next(None, 0).unwrap().name.as_str(), "v2");
+        assert_eq!(schedule.chosen(reached(Some(250), 0)).unwrap().name.as_str(), "v3");
+        assert_eq!(schedule.passed_by(schedule.chosen(reached(Some(250), 0)).unwrap()).len(), 1);
+        assert_eq!(schedule.next(reached(Some(250), 0)).unwrap().name.as_str(), "v4");
+        assert_eq!(schedule.next(reached(None, 0)).unwrap().name.as_str(), "v2");
     }
 
     #[test]
@@ -236,13 +239,13 @@ mod tests {
         };
         let all = [of("v2", 100, None), of("v3", 200, None), of("v4", 300, None), plan("x", 150)];
         let schedule = Schedule::new(&all, &Known::default());
-        let due = |head| schedule.due(Some(head), 0).map(|plan| plan.name.to_string());
+        let due = |head| schedule.chosen(reached(Some(head), 0)).map(|plan| plan.name.to_string());
         assert_eq!(due(98), None);
         assert_eq!(due(250).as_deref(), Some("v2"), "also where later ones are due");
         let done = Known { current: Some(Release::parse("v2").unwrap()), brought: Some(100) };
         let next = Schedule::new(&all, &done);
-        assert_eq!(next.due(Some(250), 0).unwrap().name.as_str(), "v3");
-        assert_eq!(next.passed_by(next.due(Some(250), 0).unwrap()).len(), 1, "x, which is no part of it");
+        assert_eq!(next.chosen(reached(Some(250), 0)).unwrap().name.as_str(), "v3");
+        assert_eq!(next.passed_by(next.chosen(reached(Some(250), 0)).unwrap()).len(), 1, "x, which is no part of it");
         let failed = [
             of("v2", 100, Some(Outcome::Committed)),
             of("v3", 200, Some(Outcome::Reverted)),
@@ -257,8 +260,8 @@ mod tests {
         );
         assert_eq!(shape[3], Standing::Pending, "another plan is not held");
         let schedule = Schedule::new(&failed, &done);
-        assert!(schedule.due(Some(350), 0).is_none());
-        assert_eq!(schedule.due(Some(450), 0).unwrap().name.as_str(), "y");
+        assert!(schedule.chosen(reached(Some(350), 0)).is_none());
+        assert_eq!(schedule.chosen(reached(Some(450), 0)).unwrap().name.as_str(), "y");
     }
 
     #[test]
@@ -267,7 +270,7 @@ mod tests {
         for pair in [[plan("v2", 100), plan("v3", 100)], [plan("v2", 100), plan("v2", 200)]] {
             let schedule = Schedule::new(&pair, &Known::default());
             assert!(schedule.entries.iter().all(|e| matches!(e.standing, Standing::Conflict(_))), "{schedule:?}");
-            assert!(schedule.due(Some(1000), 0).is_none());
+            assert!(schedule.chosen(reached(Some(1000), 0)).is_none());
         }
     }
 
@@ -295,6 +298,6 @@ mod tests {
         assert_eq!(shape[3], "v7 Pending");
         assert_eq!(shape[4], "v5 Failed(\"it died\")");
         assert_eq!(shape[5], "v6 Pending");
-        assert_eq!(schedule.due(Some(450), 0).unwrap().name.as_str(), "v7");
+        assert_eq!(schedule.chosen(reached(Some(450), 0)).unwrap().name.as_str(), "v7");
     }
 }

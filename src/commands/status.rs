@@ -144,6 +144,9 @@ fn text(context: &Context, status: &Value) -> String {
             .map(|height| if told { height.to_string() } else { format!("{height} (last known)") })
             .unwrap_or_else(|| "unknown".to_owned()),
     );
+    if let Some(validator) = status.get("validator").filter(|v| !v.is_null()) {
+        line("Validator:", &validator_line(validator));
+    }
     if let Some(upgrade) = status.get("upgrade").filter(|u| !u.is_null()) {
         line("Upgrade:", &upgrade_line(upgrade));
         line("Downtime:", upgrade.get("downtime").and_then(Value::as_str).unwrap_or(""));
@@ -198,6 +201,21 @@ fn upgrade_line(upgrade: &Value) -> String {
         .map(|s| format!(", about {}", spaced(&crate::config::show_duration(std::time::Duration::from_secs(s)))))
         .unwrap_or_default();
     format!("{}{height}: {}{waits}{eta}", of("name"), of("phase"))
+}
+
+fn validator_line(validator: &Value) -> String {
+    let number = |key: &str| validator.get(key).and_then(Value::as_i64);
+    let address = validator.get("address").and_then(Value::as_str).unwrap_or("");
+    let Some(rank) = number("rank") else { return format!("{address} is in no set") };
+    let of = |key: &str| number(key).unwrap_or(0);
+    let slot = number("slot").map(|slot| format!(", turn at block {slot}")).unwrap_or_default();
+    format!(
+        "{address}, rank {rank} of {}, {} others signed lately, quorum {} (margin {}){slot}",
+        of("validators"),
+        of("active_others"),
+        of("quorum"),
+        of("margin")
+    )
 }
 
 /// `2h30m45s` as people read it: `2h 30m 45s`.

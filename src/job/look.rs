@@ -43,6 +43,8 @@ pub struct Survey {
     pub known: Known,
     /// Why it is not known although there is one.
     pub known_error: Option<String>,
+    /// The machine that this is.
+    pub machine: Option<String>,
     /// Who was started last.
     pub record: Option<Record>,
     /// The directories whose changes matter.
@@ -76,6 +78,7 @@ pub fn look(home: &Home) -> Survey {
         committed: history.iter().rev().find(|h| h.result == Outcome::Committed).cloned(),
         known: read_known(home),
         known_error: try_known(home).err().map(|e| e.message),
+        machine: crate::proc::machine(),
         record: read_record(home),
         watch: watched(home),
         watchable: watchable(&home.data()) && watchable(&home.dir()),
@@ -151,6 +154,7 @@ pub fn read_plans(home: &Home, history: &[History]) -> (Vec<Found>, Vec<PlanErro
                     outcome: outcomes.get(digest.as_str()).cloned(),
                     description: plan.description(),
                     source: Source::of(&plan.info),
+                    rolling: plan.rolling(),
                     batch: plan.batch,
                     name: plan.name,
                     height: plan.height,

@@ -14,6 +14,7 @@ pub mod shim;
 pub mod stage;
 pub mod step;
 pub mod tls;
+pub mod validators;
 
 use std::io::{Read, Write};
 use std::process::ExitCode;
@@ -21,7 +22,7 @@ use std::process::ExitCode;
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Settings, Sources};
+use crate::config::{Address, Settings, Sources};
 use crate::error::Result;
 use crate::home::Home;
 use crate::journal::Journal;
@@ -34,6 +35,8 @@ pub enum Job {
     Look,
     /// Ask the node where it is and who it is.
     Probe(probe::Spec),
+    /// Ask another node of the chain for its head.
+    Reference(Vec<Address>),
     /// Check that a release can be run.
     Stage(stage::Spec),
     /// Fetch a release.
@@ -148,6 +151,8 @@ pub enum Report {
     Surveyed(Box<look::Survey>),
     /// Of `Probe`.
     Probed(Box<probe::Probed>),
+    /// Of `Reference`.
+    ReferenceHead(u64),
     /// Of `Stage`.
     Staged(stage::Staged),
     /// Of `Fetch`.
@@ -204,6 +209,7 @@ fn run(home: &Home, job: Job) -> Result<Report> {
     match job {
         Job::Look => Ok(Report::Surveyed(Box::new(look::look(home)))),
         Job::Probe(spec) => probe::probe(home, &spec).map(|probed| Report::Probed(Box::new(probed))),
+        Job::Reference(addresses) => validators::reference_head(&addresses).map(Report::ReferenceHead),
         Job::Stage(spec) => Ok(Report::Staged(stage::stage(home, &spec))),
         Job::Fetch(spec) => {
             fetch::fetch(home, &spec, &mut |progress| say(&Line::Note(Note::Progress(progress)))).map(Report::Fetched)

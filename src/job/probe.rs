@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::rpc::{Client, Failure, quantity};
+use super::validators::{self, Validators};
 use super::{Line, Note, durable, look, say, step};
 use crate::config::Address;
 use crate::error::{Error, OnFile, Result};
@@ -25,6 +26,8 @@ pub struct Spec {
     pub identity: bool,
     /// Plans that were there at the first start of this home: those whose height the first head has reached are past.
     pub initial: Vec<Passed>,
+    /// What to ask of the validator set, if anything.
+    pub validators: Option<validators::Spec>,
     /// Whether to write down who it is. A node whose identity is on trial must not overwrite the one before.
     pub remember_identity: bool,
 }
@@ -50,6 +53,8 @@ pub struct Probed {
     pub identity: Option<Identity>,
     /// `web3_clientVersion`, when identity was asked.
     pub version: Option<String>,
+    /// The validator set, when it was asked for and the node knows one.
+    pub validators: Option<Validators>,
 }
 
 /// Asks each address until one answers that is this node; a foreign answer is the second choice.
@@ -57,7 +62,7 @@ pub fn probe(home: &Home, spec: &Spec) -> Result<Probed> {
     let mut foreign = None;
     let mut reasons = Vec::new();
     for address in &spec.addresses {
-        match ask(home, address, spec.identity) {
+        match ask(home, address, spec) {
             Ok(probed) if probed.foreign.is_some() => foreign = foreign.or(Some(probed)),
             Ok(probed) => {
                 if let Err(e) = remember(home, spec, &probed) {
@@ -75,7 +80,7 @@ pub fn probe(home: &Home, spec: &Spec) -> Result<Probed> {
     foreign.ok_or_else(|| Error::failed(reasons.join("; ")))
 }
 
-fn ask(home: &Home, address: &Address, identity: bool) -> std::result::Result<Probed, Failure> {
+fn ask(home: &Home, address: &Address, spec: &Spec) -> std::result::Result<Probed, Failure> {
     let began = Instant::now();
     let mut client = Client::connect(address)?;
     let head = client.call("eth_blockNumber", json!([]))?;
@@ -91,7 +96,7 @@ fn ask(home: &Home, address: &Address, identity: bool) -> std::result::Result<Pr
         optional("eth_getBlockByNumber", json!(["latest", false])).and_then(|b| quantity(b.get("timestamp")?));
     probed.peers = optional("net_peerCount", json!([])).and_then(|n| quantity(&n));
     probed.syncing = optional("eth_syncing", json!([])).and_then(|s| quantity(s.get("highestBlock")?));
-    if identity {
+    if spec.identity {
         let text = |value: Option<Value>| value.and_then(|v| Some(v.as_str()?.chars().take(200).collect::<String>()));
         probed.version = text(optional("web3_clientVersion", json!([])));
         let chain_id = text(optional("eth_chainId", json!([])));
@@ -104,6 +109,10 @@ fn ask(home: &Home, address: &Address, identity: bool) -> std::result::Result<Pr
             .map(|id| format!("id:{id}"))
             .or_else(|| text(optional("istanbul_nodeAddress", json!([]))).map(|address| format!("address:{address}")));
         probed.identity = Some(Identity { chain_id, genesis, node });
+    }
+    if let Some(spec) = &spec.validators {
+        // A node that says nothing here has answered all the same.
+        probed.validators = validators::ask(&mut client, spec, head).ok().flatten();
     }
     Ok(probed)
 }
@@ -150,6 +159,7 @@ fn remember(home: &Home, spec: &Spec, probed: &Probed) -> Result<()> {
         head: Some(Head { number: probed.head, seen: unix_now(), release: spec.release.clone() }),
         client_version: probed.version.clone().or_else(|| before.client_version.clone()),
         identity,
+        machine: proc::machine(),
         last: before.last.clone(),
     };
     let path = home.state();

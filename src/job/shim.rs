@@ -1,7 +1,7 @@
 //! The exec shim: takes `data.lock`, puts the start on record, makes its own session, and becomes the node or a hook. The
 //! lock is inherited by all that those start, so it is free exactly when the last of them is gone.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
@@ -20,7 +20,7 @@ use crate::home::{Home, Release};
 use crate::journal::{Record, Stage, unix_now};
 use crate::node_args;
 use crate::plan::Plan;
-use crate::proc;
+use crate::proc::{self, Holder};
 
 /// Variables that speak of the supervisor and would mislead the node.
 const NOT_FOR_THE_NODE: &[&str] =
@@ -154,21 +154,27 @@ fn node_command(
             return Err(Box::new(Note::NotExecuted(e.message)));
         }
     };
-    if !node.allow_empty_data {
-        let data_dir = node.data_dir.clone().or_else(|| node_args::data_dir(&final_args));
-        let data_dir = data_dir.unwrap_or_else(|| home.data());
-        if let Err(e) = guard(home, &data_dir) {
-            // A new release that looks for the data elsewhere than the old one did has failed; anybody else waits for a disk.
-            let trial = look::read_journal(home).ok().flatten().filter(|j| j.stage == Stage::Trial && j.to == release);
-            let elsewhere =
-                |spec: backup::Spec| std::path::absolute(&data_dir).is_ok_and(|dir| dir != spec.in_home(home).data_dir);
-            if !trial.and_then(|journal| journal.data).is_some_and(elsewhere) {
-                return Err(not_started(e));
-            }
-            let starts = count_start(home, &release).unwrap_or(0);
-            tell(report, Note::Recorded(Recorded { release, args: final_args, starts }));
-            return Err(Box::new(Note::NotExecuted(e.message)));
+    let data_dir = node.data_dir.clone().or_else(|| node_args::data_dir(&final_args)).unwrap_or_else(|| home.data());
+    if !node.allow_empty_data
+        && let Err(e) = guard(home, &data_dir)
+    {
+        // A new release that looks for the data elsewhere than the old one did has failed; anybody else waits for a disk.
+        let trial = look::read_journal(home).ok().flatten().filter(|j| j.stage == Stage::Trial && j.to == release);
+        let elsewhere =
+            |spec: backup::Spec| std::path::absolute(&data_dir).is_ok_and(|dir| dir != spec.in_home(home).data_dir);
+        if !trial.and_then(|journal| journal.data).is_some_and(elsewhere) {
+            return Err(not_started(e));
         }
+        let starts = count_start(home, &release).unwrap_or(0);
+        tell(report, Note::Recorded(Recorded { release, args: final_args, starts }));
+        return Err(Box::new(Note::NotExecuted(e.message)));
+    }
+    if let Some((path, who)) = locked_by_others(&data_dir) {
+        let (path, who) = (path.display(), super::clear::list(&who));
+        let why = format!(
+            "{path} is held by {who}: another node runs on this data, outside of this home; end that one first"
+        );
+        return Err(refused(Error::refused(why)));
     }
     redirect_output(home, node).map_err(not_started)?;
     // A start that cannot be put on record is still a start: a disk that is full must not cost the node.
@@ -188,6 +194,18 @@ fn node_command(
         command.env_remove(variable);
     }
     Ok(command)
+}
+
+/// A lock of geth's own in the data that somebody holds, and who has it open. Ours are gone: the data lock is held.
+fn locked_by_others(data_dir: &Path) -> Option<(PathBuf, Vec<Holder>)> {
+    let inside = fs::read_dir(data_dir).ok()?.flatten().map(|entry| entry.path().join("LOCK"));
+    let is_held = |path: &PathBuf| {
+        path.symlink_metadata().is_ok_and(|meta| meta.is_file())
+            && File::open(path).is_ok_and(|file| matches!(file.try_lock(), Err(TryLockError::WouldBlock)))
+    };
+    let path = inside.into_iter().find(is_held)?;
+    let who = proc::holders(&path);
+    Some((path, who))
 }
 
 fn hook_command(home: &Home, report: &mut File) -> std::result::Result<Command, Box<Note>> {

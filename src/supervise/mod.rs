@@ -7,6 +7,7 @@ pub mod machine;
 pub mod output;
 pub mod reactor;
 pub mod signals;
+pub mod validator;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

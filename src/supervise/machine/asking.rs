@@ -1,6 +1,7 @@
 //! What is learnt: from the files, and from the node itself; and when to look again.
 
 use super::*;
+use crate::job::validators;
 use crate::journal::Record;
 
 impl Machine {
@@ -72,6 +73,12 @@ impl Machine {
             // A node that had blocks and whose end is not on record may have ended in any way.
             let ran = survey.record.is_some() || survey.known.head.is_some();
             self.last_end = ran.then(|| (self.now, survey.record.as_ref().is_some_and(clean)));
+            let moved =
+                survey.known.machine.is_some() && survey.machine.is_some() && survey.known.machine != survey.machine;
+            if moved && self.config.validator_mode && !self.config.moved {
+                let why = "this home last ran on another machine, and a validator's key must run in one place only: when it runs nowhere else, start once with --set moved=true";
+                return self.fail(Code::Refused, why.to_owned(), out);
+            }
             match &survey.journal {
                 Ok(journal) => self.journal.clone_from(journal),
                 Err(why) => return self.fail(Code::Refused, why.clone(), out),
@@ -142,9 +149,24 @@ impl Machine {
             release,
             initial: self.initial.clone(),
             identity: self.life.identity.is_none(),
+            validators: self.validators_spec(),
             remember_identity: !self.on_trial() || self.journal.as_ref().is_some_and(|j| j.proven),
         };
         self.start_job(Role::Probe, Job::Probe(spec), PROBE_TIME * count, out);
+    }
+
+    /// What to ask of the validator set: all of it in validator mode, what the proposers run only now and then; else once
+    /// in a life, so that a validator without that mode is warned of.
+    fn validators_spec(&mut self) -> Option<validators::Spec> {
+        if !self.config.validator_mode {
+            return self.life.identity.is_none().then(validators::Spec::default);
+        }
+        let pause = self.config.health_check_interval;
+        let clients = self.life.clients_asked.is_none_or(|at| self.now.saturating_sub(at) >= pause);
+        if clients {
+            self.life.clients_asked = Some(self.now);
+        }
+        Some(validators::Spec { at: self.slot_blocks(), clients })
     }
 
     pub(super) fn probed(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
@@ -230,6 +252,9 @@ impl Machine {
         if probed.version.is_some() {
             self.known.client_version = probed.version;
         }
+        if let Some(heard) = probed.validators {
+            self.heard_validators(heard, out);
+        }
         if let Some(release) = self.life.release.clone() {
             self.known.head = Some(Head { number: probed.head, seen: 0, release });
         }
@@ -250,10 +275,10 @@ impl Machine {
             // Nobody waits for a height: this is about health alone.
             self.config.health_check_interval
         } else {
-            let next = self.schedule.next(self.life.head, self.lead());
-            let missing = next.and_then(|plan| {
-                Some(crate::schedule::due_at(plan.height, self.lead()).saturating_sub(self.life.head?))
-            });
+            // One that is due already waits for something that is to be seen soon.
+            let waits = self.due_plan(self.life.head).is_some_and(|plan| self.gate(&plan).is_some());
+            let next = self.next_plan().and_then(|plan| Some(self.due_at(plan).saturating_sub(self.life.head?)));
+            let missing = if waits { Some(0) } else { next };
             look_at_head_after(missing, self.life.block_time, far)
         };
         self.probe_at = Some(self.now + pause);

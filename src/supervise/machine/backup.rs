@@ -10,7 +10,7 @@ use crate::config::{Trigger, show_duration, show_size};
 use crate::job::backup::Spec;
 use crate::job::backup::prune::Limits;
 use crate::job::{Job, Progress, Report};
-use crate::schedule::{Found, due_at};
+use crate::schedule::Found;
 
 /// How long removing old backups, and copying ahead, may take.
 const PRUNE_TIME: Duration = Duration::from_hours(1);
@@ -51,7 +51,7 @@ impl Machine {
     /// How long the chain needs until a plan is due, as far as its pace is known.
     pub(super) fn time_until(&self, plan: &Found) -> Option<Duration> {
         let (head, pace) = self.life.head.zip(self.life.block_time)?;
-        let blocks = due_at(plan.height, self.lead()).saturating_sub(head);
+        let blocks = self.due_at(plan).saturating_sub(head);
         Some(pace.saturating_mul(u32::try_from(blocks).unwrap_or(u32::MAX)))
     }
 
@@ -84,7 +84,7 @@ impl Machine {
         if self.state != State::Up || self.journal.is_some() || self.step.is_some() || self.ahead.began.is_some() {
             return;
         }
-        let Some(plan) = self.schedule.next(self.life.head, self.lead()).cloned() else { return };
+        let Some(plan) = self.next_plan().cloned() else { return };
         let forecast = self.staged.get(&plan.release).filter(|s| s.problem().is_none()).and_then(|s| s.backup.clone());
         let Some(bytes) = forecast.map(|f| f.to_copy.saturating_sub(f.down_copy)).filter(|bytes| *bytes > 0) else {
             return;
@@ -110,7 +110,7 @@ impl Machine {
     pub(super) fn copied_ahead(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
         let Some(began) = self.ahead.began.take() else { return };
         let took = self.now.saturating_sub(began);
-        let plan = self.schedule.next(self.life.head, self.lead()).cloned();
+        let plan = self.next_plan().cloned();
         let left = plan.and_then(|plan| self.time_until(&plan));
         // Once more at a quarter of the time that is left, as long as that is enough for it.
         let within = left.map(|left| left / 4).filter(|quarter| *quarter >= took * 2).unwrap_or(Duration::ZERO);

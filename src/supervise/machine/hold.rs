@@ -5,13 +5,20 @@ use std::time::Duration;
 
 use log::Level;
 
-use super::{Effect, Machine, Now, State, say};
+use super::{Effect, Machine, Now, PROBE_TIME, Role, State, say};
 use crate::config::show_duration;
+use crate::job::{Job, Report};
 use crate::journal::Journal;
 
 /// The block period where the chain's pace is not known, and the request timeout (go-wbft's and go-stablenet's genesis).
 const BLOCK_PERIOD: Duration = Duration::from_secs(1);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How many blocks beyond the last one that this node told show that what it signed is decided.
+const DECIDED_AFTER: u64 = 2;
+
+/// How often another node is asked for its head.
+const REFERENCE_PAUSE: Duration = Duration::from_secs(1);
 
 impl Machine {
     /// Until when the start is held, if it is. After a clean stop the chain decides within two block periods and one
@@ -28,9 +35,43 @@ impl Machine {
     pub(super) fn hold(&mut self, out: &mut Vec<Effect>) -> bool {
         let Some(until) = self.held_until() else { return false };
         self.state = State::Held { until };
+        if !self.config.reference_rpc.is_empty() && self.last_end.is_some_and(|(_, clean)| !clean) {
+            self.reference_at = Some(self.now);
+        }
         let left = show_duration(until.saturating_sub(self.now));
         say(out, Level::Info, format!("the start is held for {left}: {}", self.why_held()));
         true
+    }
+
+    /// Asks another node whether the chain has gone on without this one.
+    pub(super) fn ask_reference(&mut self, out: &mut Vec<Effect>) {
+        self.reference_at = None;
+        if let State::Held { .. } = self.state {
+            let addresses = self.config.reference_rpc.clone();
+            let count = u32::try_from(addresses.len()).unwrap_or(1).max(1);
+            self.start_job(Role::Reference, Job::Reference(addresses), PROBE_TIME * count, out);
+        }
+    }
+
+    /// The chain is two blocks further than this node ever told: what it signed last is decided.
+    pub(super) fn reference_told(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
+        let State::Held { until } = self.state else { return };
+        self.reference_at = Some(self.now + REFERENCE_PAUSE).filter(|at| *at < until);
+        let head = match result {
+            Ok(Report::ReferenceHead(head)) => head,
+            Ok(_) => return,
+            Err(why) => {
+                return self.tell_once("reference", &format!("DAEMON_REFERENCE_RPC does not answer: {why}"), out);
+            }
+        };
+        let last = self.known.head.as_ref().map_or(0, |head| head.number);
+        if head >= last.saturating_add(DECIDED_AFTER) {
+            self.reference_at = None;
+            say(out, Level::Info, format!("the chain is at {head}, this node stopped at {last}: the hold is over"));
+            // Whatever its end was, it is decided now.
+            self.last_end = None;
+            self.go(out);
+        }
     }
 
     pub(super) fn why_held(&self) -> &'static str {

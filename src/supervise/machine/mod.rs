@@ -15,6 +15,7 @@ mod hook;
 mod life;
 mod plans;
 mod requests;
+mod rolling;
 mod status;
 mod steps;
 mod trial;
@@ -37,6 +38,7 @@ use crate::job::look::Survey;
 use crate::job::probe::{Probed, Spec as ProbeSpec};
 use crate::job::stage::Staged;
 use crate::job::step::Step;
+use crate::job::validators::Validators;
 use crate::job::{Flags, Job, Note, Progress, Recorded, Report};
 use crate::journal::{Head, Identity, Journal, Known, Next, Outcome, Passed, Phases, Stage, next};
 use crate::node_args;
@@ -58,6 +60,8 @@ pub enum Role {
     Look,
     /// The job that asks the node.
     Probe,
+    /// The job that asks another node of the chain.
+    Reference,
     /// The job that checks a release.
     Stage,
     /// The job that fetches a release.
@@ -269,6 +273,10 @@ struct Life {
     foreign: Option<String>,
     identity: Option<Identity>,
     block_time: Option<Duration>,
+    /// The validator set, as the node told it last.
+    validators: Option<Validators>,
+    /// When it was asked last what the proposers run.
+    clients_asked: Option<Now>,
     progress: Now,
     unanswered: u32,
     said_open: bool,
@@ -391,12 +399,18 @@ pub struct Machine {
     hook_after: Option<Now>,
     ahead: backup::Ahead,
     prune_at: Option<Now>,
+    /// When another node of the chain is asked whether a start must be held any longer.
+    reference_at: Option<Now>,
     /// When the last node ended and whether it did so cleanly, or what changed since makes that worthless.
     last_end: Option<(Now, bool)>,
     wishes: Vec<(ClientId, Wish)>,
     error: Option<String>,
     told_errors: BTreeMap<String, String>,
     told_waiting: BTreeMap<Release, String>,
+    /// The turns that were told of, and the blocks at which slots have begun, by the plan's digest.
+    told_slots: BTreeMap<String, String>,
+    slots_begun: BTreeMap<String, u64>,
+    said_validator: bool,
     no_head_since: Option<Now>,
     sample_at: Option<Now>,
     probe_at: Option<Now>,
@@ -493,11 +507,15 @@ impl Machine {
             hook_after: None,
             ahead: backup::Ahead::default(),
             prune_at: None,
+            reference_at: None,
             last_end: None,
             wishes: Vec::new(),
             error: None,
             told_errors: BTreeMap::new(),
             told_waiting: BTreeMap::new(),
+            told_slots: BTreeMap::new(),
+            slots_begun: BTreeMap::new(),
+            said_validator: false,
             no_head_since: None,
             sample_at: None,
             probe_at: None,
@@ -531,6 +549,7 @@ impl Machine {
             Event::Booted => self.ask_look(out),
             Event::Done(Role::Look, result) => self.looked(result, out),
             Event::Done(Role::Probe, result) => self.probed(result, out),
+            Event::Done(Role::Reference, result) => self.reference_told(result, out),
             Event::Done(Role::Stage, result) => self.stage_done(result, out),
             Event::Done(Role::Fetch, result) => self.fetched(result, out),
             Event::Done(Role::Step, result) => self.step_done(result, out),
@@ -593,6 +612,7 @@ impl Machine {
             self.decide_at,
             self.hook_until,
             self.prune_at,
+            self.reference_at,
         ]
         .into_iter()
         .flatten()
@@ -679,6 +699,9 @@ impl Machine {
         }
         if self.due(self.prune_at) {
             self.prune(out);
+        }
+        if self.due(self.reference_at) {
+            self.ask_reference(out);
         }
         if self.restarts > 0 && self.state == State::Up && self.healthy() && self.age() >= CALM_AFTER {
             self.restarts = 0;

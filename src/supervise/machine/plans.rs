@@ -41,8 +41,15 @@ pub(super) enum Fit {
 }
 
 impl Machine {
+    /// How many blocks before its height a plan is due; validators have turns instead.
     pub(super) fn lead(&self) -> u64 {
-        self.config.upgrade_lead
+        if self.config.validator_mode { 0 } else { self.config.upgrade_lead }
+    }
+
+    /// The nearest plan that is not due yet.
+    pub(super) fn next_plan(&self) -> Option<&Found> {
+        let head = self.life.head;
+        self.schedule.next(|plan| head.is_some_and(|head| head >= self.due_at(plan)))
     }
 
     pub(super) fn take_plans(&mut self, survey: Survey, out: &mut Vec<Effect>) {
@@ -232,7 +239,8 @@ impl Machine {
             return None;
         }
         match self.config.upgrade_trigger {
-            Trigger::Height => self.schedule.due(head, self.lead()).cloned(),
+            // An unknown head reaches nothing.
+            Trigger::Height => self.schedule.chosen(|plan| head.is_some_and(|head| head >= self.due_at(plan))).cloned(),
             // One that appeared just before all was killed is known by its height.
             Trigger::File => {
                 let reached = |plan: &Found| head.is_some_and(|head| head >= crate::schedule::due_at(plan.height, 0));
@@ -259,7 +267,16 @@ impl Machine {
             return;
         }
         match self.fit(&plan.release) {
-            Fit::Yes => self.begin(&plan, out),
+            Fit::Yes => match self.gate(&plan) {
+                None => self.begin(&plan, out),
+                Some(why) => {
+                    let text = format!("upgrade {} is due and waits for {why}", plan.name);
+                    if self.told_waiting.get(&plan.release) != Some(&text) {
+                        say(out, Level::Warn, text.clone());
+                        self.told_waiting.insert(plan.release.clone(), text);
+                    }
+                }
+            },
             Fit::No(why) => {
                 let text = format!("upgrade {} is due but waits, the old release runs on: {why}", plan.name);
                 if self.told_waiting.get(&plan.release) != Some(&text) {

@@ -8,7 +8,7 @@ use super::{Machine, State, Then};
 use crate::config::show_duration;
 use crate::job::clear::list;
 use crate::journal::{Journal, Stage, expected_downtime, rfc3339, unix_now};
-use crate::schedule::{Found, Standing, due_at};
+use crate::schedule::{Found, Standing};
 
 impl Machine {
     /// The public state: one of the seven words that users know.
@@ -64,8 +64,8 @@ impl Machine {
             "plans": self.plans(),
             "plan_errors": self.survey.as_ref().map(|s| json!(s.errors)).unwrap_or_else(|| json!([])),
             "last_upgrade": self.last_upgrade(),
-            "validator": Value::Null,
-            "readiness": [],
+            "validator": self.validator_status(),
+            "readiness": self.readiness(),
             "error": self.error,
         })
     }
@@ -211,7 +211,7 @@ impl Machine {
 
     /// The phase of a plan that waits, what it waits for, and about how many seconds that takes.
     fn waiting(&self, plan: &Found) -> (&'static str, String, Option<u64>) {
-        let due = due_at(plan.height, self.config.upgrade_lead);
+        let due = self.due_at(plan);
         let eta = self.time_until(plan).map(|left| left.as_secs());
         let (phase, problem) = match self.staged.get(&plan.release) {
             Some(staged) => match staged.problem() {
@@ -229,6 +229,7 @@ impl Machine {
         let problem = problem.or_else(|| self.begin_error.clone().map(|why| format!("another try: {why}")));
         let waits_for = match (self.life.head, problem) {
             _ if !self.config.upgrade_enabled => "DAEMON_UPGRADE_ENABLED, which is false".to_owned(),
+            (Some(_), None) if self.turn(plan).is_some() => self.turn(plan).unwrap_or_default(),
             (Some(head), Some(problem)) if head >= due => problem,
             (Some(head), None) if head >= due && self.now < self.begin_after => {
                 format!("another try in {}", show_duration(secs(self.begin_after.saturating_sub(self.now))))

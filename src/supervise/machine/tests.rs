@@ -10,7 +10,9 @@ use crate::home::Name;
 use crate::job::fetch;
 use crate::job::look::Survey;
 use crate::job::stage::{Check, Staged};
+use crate::job::validators::{self, Validators};
 use crate::journal::rfc3339;
+use crate::plan::Rolling;
 use crate::schedule::Found;
 use crate::source::{Link, Place, Source};
 
@@ -33,6 +35,7 @@ fn plan(name: &str, height: u64) -> Found {
         description: None,
         source: Ok(None),
         batch: None,
+        rolling: Rolling::default(),
         release: release(name),
         print: Some("print".to_owned()),
         file: format!("data/upgrades/{height}/upgrade-info.json"),
@@ -64,6 +67,7 @@ fn survey(current: &str, journal: Option<Journal>, plans: Vec<Found>) -> Survey 
         committed: None,
         known: Known::default(),
         known_error: None,
+        machine: None,
         record: None,
         watch: Vec::new(),
         watchable: true,
@@ -714,6 +718,152 @@ fn a_validator_is_held_before_a_start_for_longer_when_its_end_was_not_clean() {
     assert_eq!(short(&held.feed(Event::Tick)), "launch");
 }
 
+fn address(n: usize) -> String {
+    format!("0x{n:040x}")
+}
+
+/// An answer of the validator of this rank, in a set of so many of which the first so many signed lately.
+fn validator(head: u64, rank: usize, of: usize, signed: usize) -> Event {
+    let set: Vec<String> = (0..of).map(address).collect();
+    let active = set.iter().take(signed).cloned().collect();
+    let validators = Validators {
+        kind: validators::Kind::Wbft,
+        own: address(rank),
+        set,
+        active,
+        at: BTreeMap::new(),
+        clients: BTreeMap::from([(address(0), "geth v1.13.15".to_owned())]),
+    };
+    let Event::Done(Role::Probe, Ok(Report::Probed(probed))) = probed(head) else { unreachable!() };
+    let probed = Probed { validators: Some(validators), ..*probed };
+    Event::Done(Role::Probe, Ok(Report::Probed(Box::new(probed))))
+}
+
+/// The validator's node runs, and the release of its plan for block 1000 is fit.
+fn rolling(set: &[(&str, &str)]) -> Drive {
+    let fit = Event::Done(Role::Stage, Ok(Report::Staged(fit("v2"))));
+    Drive::up(&[VALIDATOR, set].concat(), vec![plan("v2", 1000)]).all([fit])
+}
+
+#[test]
+fn a_validator_is_due_in_the_slot_of_its_rank_and_not_at_the_height() {
+    // Four validators, 60 blocks each: the slots begin at 999 - 240.
+    for (rank, due) in [(0, 759), (1, 819), (3, 939)] {
+        let mut drive = rolling(&[]).all([validator(due - 1, rank, 4, 4)]);
+        assert!(drive.machine.step.is_none(), "rank {rank}");
+        let status = drive.machine.status();
+        assert_eq!(status["validator"]["slot"], due, "{status}");
+        assert_eq!((&status["validator"]["rank"], &status["validator"]["margin"]), (&rank.into(), &0.into()));
+        assert_eq!(status["readiness"][0]["client"], "geth v1.13.15");
+        let waits = status["upgrade"]["waits_for"].as_str().unwrap();
+        assert!(waits.contains(&format!("its turn at block {due} (rank {rank} of 4")), "{waits}");
+        assert!(short(&drive.feed(validator(due, rank, 4, 4))).contains("step:Begin"), "rank {rank}");
+    }
+    // What the plan says wins; DAEMON_UPGRADE_LEAD does not count; without VALIDATOR_MODE all of this does not.
+    let said = Found { rolling: Rolling { start: Some(500), spacing: Some(7) }, ..plan("v2", 1000) };
+    let lead = [VALIDATOR, &[("daemon_upgrade_lead", "900")]].concat();
+    let fit = || Event::Done(Role::Stage, Ok(Report::Staged(fit("v2"))));
+    let mut drive = Drive::up(&lead, vec![said]).all([fit(), validator(513, 2, 4, 4)]);
+    assert!(drive.machine.step.is_none());
+    assert!(short(&drive.feed(validator(514, 2, 4, 4))).contains("step:Begin"));
+    let drive = Drive::up(&[], vec![plan("v2", 1000)]).all([fit(), validator(990, 0, 4, 4)]);
+    assert!(drive.machine.step.is_none() && drive.machine.said_validator);
+    // Who is none of them is due at the height.
+    let drive = rolling(&[]).all([validator(998, 9, 4, 4)]);
+    assert!(drive.machine.step.is_none());
+}
+
+#[test]
+fn a_validator_waits_for_the_others_until_the_height_or_until_the_chain_stands_still() {
+    let due = || rolling(&[]).all([validator(819, 1, 4, 3)]);
+    let mut drive = due();
+    assert!(drive.machine.step.is_none(), "with two others, three of four are a quorum only with this one");
+    let waits = drive.machine.status()["upgrade"]["waits_for"].to_string();
+    assert!(waits.contains("2 of 3 signed lately, 3 are needed"), "{waits}");
+    assert!(short(&drive.feed(validator(820, 1, 4, 4))).contains("step:Begin"), "they are back");
+    let mut drive = due().all([validator(998, 1, 4, 3)]);
+    assert!(drive.machine.step.is_none());
+    assert!(short(&drive.feed(validator(999, 1, 4, 3))).contains("step:Begin"), "the height is next");
+    let mut drive = due();
+    drive.now += Duration::from_secs(59);
+    assert!(!short(&drive.feed(validator(819, 1, 4, 3))).contains("step"));
+    drive.looked();
+    drive.now += Duration::from_secs(1);
+    assert!(short(&drive.feed(validator(819, 1, 4, 3))).contains("step:Begin"), "it stands still");
+    // A node that is silent tells nothing of the chain.
+    let mut drive = due();
+    drive.now += Duration::from_secs(61);
+    let silent = Event::Done(Role::Probe, Err("connection refused".to_owned()));
+    assert!(!short(&drive.feed(silent)).contains("step"));
+}
+
+#[test]
+fn a_set_without_slack_is_warned_of_and_upgraded_one_by_one() {
+    for (of, signed, goes) in [(1, 1, true), (2, 2, true), (3, 3, true), (3, 2, false)] {
+        let mut drive = rolling(&[]);
+        let said = drive.feed(validator(0, 0, of, signed));
+        let warned =
+            said.iter().any(|e| matches!(e, Effect::Log(Level::Warn, text) if text.contains("will stand still")));
+        assert!(warned, "{of}: {said:?}");
+        drive.looked();
+        let begins = short(&drive.feed(validator(990, 0, of, signed))).contains("step:Begin");
+        assert_eq!(begins, goes, "{signed} of {of}");
+    }
+}
+
+#[test]
+fn a_set_that_changes_does_not_move_slots_that_have_begun() {
+    let mut drive = rolling(&[]).all([validator(760, 3, 4, 4)]);
+    assert_eq!(drive.machine.status()["validator"]["slot"], 939);
+    // A fifth one would have all begin 60 blocks earlier.
+    drive.feed(validator(770, 3, 5, 5));
+    assert_eq!(drive.machine.status()["validator"]["slot"], 939);
+}
+
+#[test]
+fn a_long_hold_ends_when_another_node_shows_that_the_chain_has_gone_on() {
+    let reference = [("daemon_reference_rpc", "http://10.0.0.1:8545")];
+    let set = [VALIDATOR, &reference].concat();
+    let told =
+        |head: Result<u64, &str>| Event::Done(Role::Reference, head.map(Report::ReferenceHead).map_err(str::to_owned));
+    let mut drive = Drive::up(&set, Vec::new()).all([probed(50), Event::Ended(Exit::Signal(9))]);
+    drive.now += Duration::from_secs(1);
+    let effects = drive.feed(Event::Tick);
+    assert!(
+        matches!(drive.machine.state, State::Held { .. }) && short(&effects).contains("start:Reference"),
+        "{effects:?}"
+    );
+    for still in [told(Ok(51)), told(Err("no answer"))] {
+        drive.feed(still);
+        assert!(matches!(drive.machine.state, State::Held { .. }));
+        drive.now += Duration::from_secs(1);
+        assert!(short(&drive.feed(Event::Tick)).contains("start:Reference"), "it is asked again");
+    }
+    assert!(short(&drive.feed(told(Ok(52)))).contains("launch"));
+    // Without one, or where it never answers, the hold ends by itself.
+    let mut drive = Drive::up(&set, Vec::new()).all([probed(50), Event::Ended(Exit::Signal(9))]).after(1);
+    drive.feed(told(Err("no answer")));
+    drive.now += Duration::from_secs(60);
+    assert!(short(&drive.feed(Event::Tick)).contains("launch"));
+}
+
+#[test]
+fn a_home_that_ran_on_another_machine_runs_no_validator_until_somebody_says_that_it_was_moved() {
+    let moved = || Survey {
+        known: Known { machine: Some("there".to_owned()), ..Known::default() },
+        machine: Some("here".to_owned()),
+        ..survey("genesis", None, Vec::new())
+    };
+    for (set, starts) in
+        [(VALIDATOR, false), (&[("validator_mode", "true"), ("daemon_moved", "true")][..], true), (&[][..], true)]
+    {
+        let mut drive = Drive::new(set).all([Event::Booted]);
+        let effects = short(&drive.feed(surveyed(moved())));
+        assert_eq!(effects.contains("launch"), starts, "{set:?}: {effects}");
+        assert_eq!(effects.contains("exit:4"), !starts, "{set:?}: {effects}");
+    }
+}
+
 #[test]
 fn a_validator_at_its_height_is_not_given_back_to_the_old_release() {
     let mut drive = Drive::trial(&[("validator_mode", "true"), ("daemon_restart_backoff", "1s")]);
@@ -1322,6 +1472,7 @@ impl World {
                     Ok(Report::Fetched(fetch::Outcome::Installed(1)))
                 }
             },
+            Job::Reference(_) => Ok(Report::ReferenceHead(self.head)),
             Job::CopyAhead(_) => Ok(Report::CopiedAhead(1)),
             Job::Prune(..) => Ok(Report::Pruned(Vec::new())),
             Job::Clear(_) => {

@@ -1,0 +1,154 @@
+//! Ranks, slots and quorums of a validator set: pure arithmetic.
+
+/// The fewest validators that can decide a block: N − ⌊(N−1)/3⌋, as go-wbft counts since 2025-10-16 (#160) and go-stablenet
+/// with it (#31). Before that it was ⌈2N/3⌉, which is never more: who keeps this one keeps both.
+pub fn quorum(validators: usize) -> usize {
+    validators - validators.saturating_sub(1) / 3
+}
+
+/// The fewest signers without which a clique chain stands still: each signs one block of so many in a row (EIP-225).
+pub fn clique_quorum(signers: usize) -> usize {
+    if signers == 0 { 0 } else { signers / 2 + 1 }
+}
+
+/// How many others must be there before one validator may go down. Where the set tolerates none that is missing, its chain
+/// stands still for every restart; then all the others, so that at least no two are down at once.
+pub fn needed_others(validators: usize, quorum: usize) -> usize {
+    quorum.min(validators.saturating_sub(1))
+}
+
+/// Whether a set tolerates that one is down.
+pub fn has_slack(validators: usize, quorum: usize) -> bool {
+    quorum < validators
+}
+
+/// The place of an address in a set that is sorted by address, from 0.
+pub fn rank(set: &[String], own: &str) -> Option<usize> {
+    set.iter().position(|address| address == own)
+}
+
+/// The block at which the first validator's slot begins when a plan does not say: so early that the last one's slot is over
+/// just before the height.
+pub fn default_start(height: u64, validators: usize, spacing: u64) -> u64 {
+    height.saturating_sub(1).saturating_sub((validators as u64).saturating_mul(spacing))
+}
+
+/// The head at which the validator of this rank is due; never later than the block before the height.
+pub fn due_at(height: u64, start: u64, spacing: u64, rank: usize) -> u64 {
+    start.saturating_add((rank as u64).saturating_mul(spacing)).min(height.saturating_sub(1))
+}
+
+/// The client that an RLP list in a block's vanity data names, such as `geth v1.13.15`: a version of three bytes, then text
+/// (core/types of go-ethereum, `makeExtraData`). None: it is something else.
+pub fn client_of(vanity: &[u8]) -> Option<String> {
+    let (&first, rest) = vanity.split_first()?;
+    let length = usize::from(first.checked_sub(0xc0).filter(|length| *length <= 55)?);
+    let mut list = rest.get(..length)?;
+    let mut items = Vec::new();
+    while let Some((&first, rest)) = list.split_first() {
+        let (item, left) = match first {
+            0..=0x7f => (list.get(..1)?, rest),
+            0x80..=0xb7 => rest.split_at_checked(usize::from(first - 0x80))?,
+            _ => return None,
+        };
+        items.push(item);
+        list = left;
+    }
+    let version = items.first().filter(|version| version.len() <= 3)?;
+    let number = |place: usize| version.len().checked_sub(place).and_then(|at| version.get(at)).copied().unwrap_or(0);
+    let name = std::str::from_utf8(items.get(1)?).ok().filter(|name| name.chars().all(|c| c.is_ascii_graphic()))?;
+    Some(format!("{name} v{}.{}.{}", number(3), number(2), number(1)))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    /// As go-wbft counted before 2025-10-16.
+    fn old_quorum(n: usize) -> usize {
+        (2 * n).div_ceil(3)
+    }
+
+    #[test]
+    fn the_quorum_is_that_of_the_newer_formula_and_never_less_than_the_older_ones() {
+        // N, faults tolerated, quorum: NODE.md's figures, worked out by hand.
+        for (n, faults, newer, older) in [
+            (1, 0, 1, 1),
+            (2, 0, 2, 2),
+            (3, 0, 3, 2),
+            (4, 1, 3, 3),
+            (6, 1, 5, 4),
+            (7, 2, 5, 5),
+            (9, 2, 7, 6),
+            (10, 3, 7, 7),
+            (13, 4, 9, 9),
+            (20, 6, 14, 14),
+            (21, 6, 15, 14),
+        ] {
+            assert_eq!((n - quorum(n), quorum(n), old_quorum(n)), (faults, newer, older), "{n}");
+        }
+        for n in 1..=30 {
+            assert!(quorum(n) >= old_quorum(n) && quorum(n) <= n, "{n}");
+            // Any two quorums share more than the faulty ones can be.
+            assert!(2 * quorum(n) > n + (n - 1) / 3, "{n}");
+            assert_eq!(has_slack(n, quorum(n)), n >= 4, "{n}");
+            assert!(needed_others(n, quorum(n)) < n, "{n}: itself is not among the others");
+            assert_eq!(needed_others(n, quorum(n)), if n >= 4 { quorum(n) } else { n - 1 }, "{n}");
+        }
+        assert_eq!((quorum(0), needed_others(0, 0)), (0, 0));
+        assert_eq!([1, 2, 3, 4, 5].map(clique_quorum), [1, 2, 2, 3, 3]);
+    }
+
+    #[test]
+    fn every_validator_has_a_slot_of_its_own_before_the_height() {
+        for n in 1..=30_usize {
+            let set: Vec<String> = (0..n).map(|i| format!("0x{i:040x}")).collect();
+            let start = default_start(10_000, n, 60);
+            let slots: Vec<u64> = set.iter().map(|own| due_at(10_000, start, 60, rank(&set, own).unwrap())).collect();
+            assert!(slots.windows(2).all(|pair| pair[1] - pair[0] == 60), "{n}: {slots:?}");
+            assert_eq!(slots[0], 9_999 - 60 * n as u64, "{n}");
+            assert!(slots[n - 1] + 60 <= 9_999, "{n}: the last one has its whole slot");
+        }
+        assert_eq!(rank(&["0xa".to_owned()], "0xb"), None, "who is in no set has no slot");
+        // Near the beginning of a chain, or where a plan says too much, nobody is later than the height allows.
+        assert_eq!(default_start(100, 10, 60), 0);
+        assert_eq!(due_at(100, 0, 60, 5), 99);
+        assert_eq!(due_at(100, u64::MAX, u64::MAX, 3), 99);
+        assert_eq!(due_at(1, 0, 60, 0), 0);
+    }
+
+    #[test]
+    fn a_set_that_changes_at_an_epoch_gives_each_of_its_members_another_rank() {
+        let before = ["0xa", "0xb", "0xd"].map(str::to_owned);
+        let after = ["0xa", "0xb", "0xc", "0xd"].map(str::to_owned);
+        assert_eq!((rank(&before, "0xd"), rank(&after, "0xd")), (Some(2), Some(3)));
+        let slots = |set: &[String]| -> Vec<u64> {
+            let start = default_start(1000, set.len(), 10);
+            set.iter().map(|own| due_at(1000, start, 10, rank(set, own).unwrap())).collect()
+        };
+        // Whichever of the two all of them take, no two share a slot.
+        for set in [&before[..], &after[..]] {
+            let mut slots = slots(set);
+            slots.dedup();
+            assert_eq!(slots.len(), set.len());
+        }
+    }
+
+    #[test]
+    fn vanity_data_tells_the_client_or_nothing() {
+        // [0x010d0f, "geth", "go1.21.4", "linux"]
+        let mut data = vec![0xc0 + 4 + 5 + 9 + 6, 0x83, 1, 13, 15, 0x84];
+        data.extend(b"geth");
+        data.push(0x88);
+        data.extend(b"go1.21.4");
+        data.push(0x85);
+        data.extend(b"linux");
+        data.resize(32, 0);
+        assert_eq!(client_of(&data).as_deref(), Some("geth v1.13.15"));
+        for none in [&b""[..], b"plain text", &[0xc3, 0x83, 1], &[0xc1], &[0xff; 32], &[0xc2, 0x01, 0x07], &[0xc0]] {
+            assert_eq!(client_of(none), None, "{none:?}");
+        }
+        assert_eq!(client_of(&[0xc6, 0x01, 0x84, b'g', b'e', b't', b'h']).as_deref(), Some("geth v0.0.1"));
+    }
+}
