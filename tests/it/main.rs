@@ -15,6 +15,7 @@ mod geth;
 mod hooks;
 mod init;
 mod launch;
+#[allow(dead_code, reason = "the mock node uses the rest of it")]
 #[path = "../examples/mocknode/ledger.rs"]
 mod ledger;
 mod life;
@@ -23,6 +24,7 @@ mod plans;
 mod power;
 mod recovery;
 mod revert;
+mod rolling;
 mod rpc;
 mod support;
 mod tls;

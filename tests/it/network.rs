@@ -7,13 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
 use crate::ledger::{Network, key, quorum};
 use crate::support::{Home, mocknode, until};
-use crate::trace::Trace;
+use crate::trace::{KILLED, Trace};
 
 /// Tells the networks of this process apart.
 pub fn next_number() -> u32 {
@@ -90,6 +90,9 @@ impl Nodes {
         let mut child = self.children[index].take().unwrap();
         child.kill().unwrap();
         child.wait().unwrap();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+        let mut journal = File::options().append(true).open(self.datadir(index).join("mock.journal")).unwrap();
+        writeln!(journal, "{KILLED} {} - {now}", child.id()).unwrap();
     }
 
     fn trace(&self) -> Trace {

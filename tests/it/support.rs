@@ -54,6 +54,29 @@ pub fn until<T>(why: &str, mut what: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// The same for what takes long: it waits as long as `moved` tells something else at least once in `patience`. It looks less
+/// often, because many processes are at work then.
+#[track_caller]
+pub fn until_stuck<T, P: PartialEq>(
+    why: &str,
+    patience: Duration,
+    mut moved: impl FnMut() -> P,
+    mut what: impl FnMut() -> Option<T>,
+) -> T {
+    let mut last = (moved(), Instant::now());
+    loop {
+        if let Some(found) = what() {
+            return found;
+        }
+        let now = moved();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        assert!(last.1.elapsed() < patience, "waited in vain until {why}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// What a one-shot command said.
 #[derive(Debug)]
 pub struct Said {

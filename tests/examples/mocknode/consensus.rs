@@ -247,11 +247,10 @@ impl Validator<'_> {
         self.node.config.mine && self.height() <= self.node.config.halt_at && self.set().contains(&self.chain.me)
     }
 
-    /// A network that has no block yet waits for a quorum to be there; later nobody waits.
+    /// A network that has no block yet waits until all its validators were there; later nobody waits.
     fn begun(&self) -> bool {
         let set = self.set();
-        let here = set.iter().filter(|i| **i == self.chain.me || self.stands[**i].is_some()).count();
-        self.head.number > 0 || here >= quorum(set.len())
+        self.head.number > 0 || set.iter().all(|i| *i == self.chain.me || self.stands[*i].is_some())
     }
 
     fn wakes_at(&self) -> Instant {

@@ -78,6 +78,9 @@ impl Life {
     }
 }
 
+/// What whoever kills a node writes into its journal for it: nothing else tells when that was.
+pub const KILLED: &str = "killed";
+
 /// A line that a KILL cut, or that is being written.
 fn whole(line: &Vec<String>) -> bool {
     line.len() >= if line[0] == "vote" { 8 } else { 4 }
@@ -94,7 +97,7 @@ fn downs(journal: &[Vec<String>]) -> Vec<Down> {
     let (mut since, mut started, mut last) = (None, false, None);
     for line in journal {
         match line[0].as_str() {
-            "term" | "die" | "stop" => {
+            "term" | "die" | "stop" | KILLED => {
                 since = since.or(Some(time(line)));
                 started = false;
             }
