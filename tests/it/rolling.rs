@@ -59,10 +59,10 @@ impl Validators {
         Validators { network, homes, height, turns }
     }
 
-    /// The same with slots that end some blocks before the height.
+    /// The same with slots that end some blocks before the height: the last one is late where the machine is busy.
     fn rolling(count: usize) -> Validators {
         let rolling = json!({"start": START, "spacing": spacing(count)});
-        Validators::new(count, START + count as u64 * spacing(count) + 3, Some(rolling))
+        Validators::new(count, START + count as u64 * spacing(count) + 40, Some(rolling))
     }
 
     /// Starts a member's supervisor.
@@ -277,7 +277,7 @@ fn a_validator_whose_new_release_is_taken_back_lets_the_others_go_on() {
 #[test]
 fn a_validator_without_rpc_in_its_slot_waits_for_it_and_goes_later() {
     let mut all = Validators::rolling(4);
-    all.height += 60;
+    all.height += 40;
     let plan =
         json!({"name": "v2", "height": all.height, "info": {"rolling": {"start": START, "spacing": spacing(4)}}});
     for home in &all.homes {
@@ -316,7 +316,7 @@ fn a_set_that_changes_in_the_middle_moves_nobody_s_turn() {
     let mut network = network.then(41, &[4, 1, 2, 0]);
     network.sets[0].members = vec![0, 1, 2, 3];
     let spacing = spacing(4);
-    let height = START + 5 * spacing + 3;
+    let height = START + 5 * spacing + 40;
     let all = Validators::of(network, height, Some(json!({"start": START, "spacing": spacing})));
     let _visors = all.supervise_all(&[]);
     let trace = all.finished(&[0, 1, 2, 3, 4]);

@@ -48,8 +48,7 @@ pub struct Vote {
 impl Life {
     fn read(datadir: &Path) -> Life {
         let text = fs::read_to_string(datadir.join("mock.journal")).unwrap_or_default();
-        let journal: Vec<Vec<String>> =
-            text.lines().map(|line| line.split(' ').map(str::to_owned).collect()).filter(whole).collect();
+        let journal: Vec<Vec<String>> = text.lines().map(words).filter(|line| whole(line)).collect();
         Life { blocks: read_chain(&datadir.join("geth").join(CHAIN)), downs: downs(&journal), journal }
     }
 
@@ -78,11 +77,15 @@ impl Life {
     }
 }
 
+fn words(line: &str) -> Vec<String> {
+    line.split(' ').map(str::to_owned).collect()
+}
+
 /// What whoever kills a node writes into its journal for it: nothing else tells when that was.
 pub const KILLED: &str = "killed";
 
 /// A line that a KILL cut, or that is being written.
-fn whole(line: &Vec<String>) -> bool {
+fn whole(line: &[String]) -> bool {
     line.len() >= if line[0] == "vote" { 8 } else { 4 }
 }
 
