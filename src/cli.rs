@@ -71,6 +71,8 @@ pub enum Command {
     Version,
     /// `upgrade …`.
     Upgrade(Upgrade),
+    /// `plan …`.
+    Plan(Plan),
     /// `backup …`.
     Backup(Backup),
     /// `config …`.
@@ -155,6 +157,49 @@ pub enum Upgrade {
     Revert {
         /// To this release; none: the one before.
         to: Option<String>,
+    },
+}
+
+/// `plan …`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Plan {
+    /// Make a batch plan.
+    Create {
+        /// Its name.
+        name: String,
+        /// What a person says about it.
+        description: Option<String>,
+        /// Its upgrades: `NAME:HEIGHT`, with a file or a URL behind it.
+        upgrades: Vec<String>,
+        /// A file that lists them.
+        file: Option<PathBuf>,
+    },
+    /// Check whether one could be applied.
+    Validate {
+        /// Its name, or a file.
+        what: String,
+    },
+    /// Fetch its releases now, and check them.
+    Prepare {
+        /// Which.
+        name: String,
+    },
+    /// Plan all its upgrades.
+    Apply {
+        /// Which.
+        name: String,
+    },
+    /// Tell which there are.
+    List,
+    /// How far one is.
+    Show {
+        /// Which.
+        name: String,
+    },
+    /// Withdraw what is left of one, and forget it.
+    Remove {
+        /// Which.
+        name: String,
     },
 }
 
@@ -413,14 +458,15 @@ impl Line {
 impl Given {
     fn check_count(&self) -> Result<()> {
         let words = self.item.words;
-        if let Some(extra) = self.words.get(words.len()) {
+        let extra = self.words.get(words.len()).filter(|_| !self.item.takes_many());
+        if let Some(extra) = extra {
             return Err(Error::usage(format!(
                 "{}: {extra:?} is one word too many; usage: {}",
                 self.item.path,
                 self.item.usage()
             )));
         }
-        match words[self.words.len()..].iter().find(|word| !word.starts_with('[')) {
+        match words.iter().skip(self.words.len()).find(|word| !word.starts_with('[')) {
             Some(missing) => {
                 Err(Error::usage(format!("{}: {missing} is missing; usage: {}", self.item.path, self.item.usage())))
             }
@@ -468,6 +514,20 @@ impl Given {
                     max_age: self.value("--max-age").map(|text| age(&text)).transpose()?,
                 }));
             }
+            "plan create" => {
+                return Ok(Command::Plan(Plan::Create {
+                    name: self.word(),
+                    description: self.value("--description"),
+                    file: self.value("--file").map(PathBuf::from),
+                    upgrades: self.words.into(),
+                }));
+            }
+            "plan validate" => return Ok(Command::Plan(Plan::Validate { what: self.word() })),
+            "plan prepare" => return Ok(Command::Plan(Plan::Prepare { name: self.word() })),
+            "plan apply" => return Ok(Command::Plan(Plan::Apply { name: self.word() })),
+            "plan list" => return Ok(Command::Plan(Plan::List)),
+            "plan show" => return Ok(Command::Plan(Plan::Show { name: self.word() })),
+            "plan remove" => return Ok(Command::Plan(Plan::Remove { name: self.word() })),
             "upgrade schedule" => Upgrade::Schedule {
                 name: self.word(),
                 height: height(&self.word())?,
@@ -709,6 +769,32 @@ mod tests {
             ("upgrade retry v2", &[], Command::Upgrade(Upgrade::Retry { name: name() })),
             ("upgrade now v2", &[], Command::Upgrade(Upgrade::Now { name: name() })),
             ("upgrade revert --to genesis", &[], Command::Upgrade(Upgrade::Revert { to: Some("genesis".to_owned()) })),
+            (
+                "plan create p v2:7 --description D v3:8:f v4:9:https://h/x#0",
+                &[],
+                Command::Plan(Plan::Create {
+                    name: "p".to_owned(),
+                    description: Some("D".to_owned()),
+                    upgrades: texts(&["v2:7", "v3:8:f", "v4:9:https://h/x#0"]),
+                    file: None,
+                }),
+            ),
+            (
+                "plan create p --file f.csv",
+                &[],
+                Command::Plan(Plan::Create {
+                    name: "p".to_owned(),
+                    description: None,
+                    upgrades: Vec::new(),
+                    file: Some("f.csv".into()),
+                }),
+            ),
+            ("plan validate ./f.json", &[], Command::Plan(Plan::Validate { what: "./f.json".to_owned() })),
+            ("plan prepare p", &[], Command::Plan(Plan::Prepare { name: "p".to_owned() })),
+            ("plan apply p", &[], Command::Plan(Plan::Apply { name: "p".to_owned() })),
+            ("plan list", &[], Command::Plan(Plan::List)),
+            ("plan show p", &[], Command::Plan(Plan::Show { name: "p".to_owned() })),
+            ("plan remove p", &[], Command::Plan(Plan::Remove { name: "p".to_owned() })),
             ("worker", &[], Command::Worker),
             ("exec --help -- x --", &[], Command::Exec(texts(&["--help", "--", "x", "--"]))),
         ];
@@ -782,6 +868,10 @@ mod tests {
             ("upgrade schedule v2 99999999999999999999999", "is no height"),
             ("upgrade add v2 f --height -5", "\"-5\" is no height"),
             ("init a b", "init: \"b\" is one word too many"),
+            ("plan create", "plan create: NAME is missing; usage: wemixvisor plan create [OPTIONS] NAME [UPGRADE…]"),
+            ("plan apply a b", "plan apply: \"b\" is one word too many"),
+            ("plan aply a", "plan: \"aply\" is no command; did you mean `plan apply`?"),
+            ("apply a", "did you mean `plan apply`?"),
         ];
         for (line, fragment) in table {
             let error = typed(line).err().unwrap_or_else(|| panic!("{line} was taken"));

@@ -167,6 +167,11 @@ impl Home {
         self.dir().join("upgrades")
     }
 
+    /// Batch plans.
+    pub fn plans(&self) -> PathBuf {
+        self.dir().join("plans")
+    }
+
     /// Downloads in progress; nothing in it is ever executed.
     pub fn staging(&self) -> PathBuf {
         self.dir().join("staging")

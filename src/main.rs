@@ -1,5 +1,6 @@
 //! The map of the program: arguments, command, exit status.
 
+mod batch;
 mod cli;
 mod commands;
 mod config;
@@ -60,6 +61,7 @@ fn dispatch(said: Invocation) -> Result<ExitCode> {
         Command::Status { check } => commands::status::status(&to_ask(flags)?, check),
         Command::Version => done(commands::version::version(&context(flags)?)),
         Command::Upgrade(upgrade) => commands::upgrade::upgrade(&context(flags)?, &upgrade),
+        Command::Plan(plan) => commands::plan::plan(&context(flags)?, &plan),
         Command::Backup(backup) => commands::backup::backup(&context(flags)?, &backup),
         Command::Config(ConfigCommand::Show) => {
             done(commands::answer(&commands::config::show(&flags.resolve()?, said.json)))

@@ -54,8 +54,7 @@ impl Plan {
             Some(object) => object.get("description")?.as_str()?.to_owned(),
             None => self.info.as_str()?.to_owned(),
         };
-        let short: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
-        Some(short).filter(|s| !s.trim().is_empty())
+        readable(&text)
     }
 
     /// `info` as a hook gets it: the string itself, an object as JSON, nothing as nothing.
@@ -93,17 +92,30 @@ pub fn height(value: &Value) -> Result<u64, String> {
     }
 }
 
-/// The plan, or the plans, of one file. Nothing is taken from a file that is broken anywhere.
-pub fn parse(bytes: &[u8]) -> Result<Vec<Plan>, String> {
+/// What people wrote about something, as a terminal may show it: at most 200 characters of it; none when it says nothing.
+pub fn readable(text: &str) -> Option<String> {
+    let short: String = text.chars().filter(|c| !c.is_control()).take(200).collect();
+    Some(short).filter(|s| !s.trim().is_empty())
+}
+
+/// The text of a file that people write: not too large, not empty, without the mark that some editors put in front.
+pub fn text(bytes: &[u8]) -> Result<&str, String> {
     if bytes.len() as u64 > MAX_BYTES {
         return Err("larger than 1 MiB".to_owned());
     }
     let text = std::str::from_utf8(bytes).map_err(|_| "not UTF-8 text".to_owned())?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    if text.trim().is_empty() {
-        return Err("empty".to_owned());
-    }
-    let value: Value = serde_json::from_slice(text.as_bytes()).map_err(|e| format!("not JSON: {e}"))?;
+    if text.trim().is_empty() { Err("empty".to_owned()) } else { Ok(text) }
+}
+
+/// The JSON in such a file.
+pub fn json(bytes: &[u8]) -> Result<Value, String> {
+    serde_json::from_slice(text(bytes)?.as_bytes()).map_err(|e| format!("not JSON: {e}"))
+}
+
+/// The plan, or the plans, of one file. Nothing is taken from a file that is broken anywhere.
+pub fn parse(bytes: &[u8]) -> Result<Vec<Plan>, String> {
+    let value = json(bytes)?;
     match value {
         Value::Array(items) => {
             items.iter().enumerate().map(|(i, item)| one(item).map_err(|e| format!("plan {}: {e}", i + 1))).collect()
@@ -115,7 +127,8 @@ pub fn parse(bytes: &[u8]) -> Result<Vec<Plan>, String> {
     }
 }
 
-fn one(value: &Value) -> Result<Plan, String> {
+/// One plan.
+pub fn one(value: &Value) -> Result<Plan, String> {
     let object = value.as_object().ok_or_else(|| format!("a plan is a JSON object, not {}", short(value)))?;
     let name = match object.get("name") {
         Some(Value::String(name)) if !name.is_empty() => Name::parse(name)?,
@@ -137,7 +150,8 @@ fn one(value: &Value) -> Result<Plan, String> {
     Ok(Plan { name, height, info, batch, retry })
 }
 
-fn short(value: &Value) -> String {
+/// A value as an error shows it.
+pub fn short(value: &Value) -> String {
     let text = value.to_string();
     if text.len() > 40 { format!("{}…", text.chars().take(40).collect::<String>()) } else { text }
 }

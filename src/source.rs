@@ -1,7 +1,7 @@
 //! Where a release can be fetched, as the `info` of a plan says it. Pure: nothing is asked of disk or network.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -198,6 +198,19 @@ impl Link {
     }
 }
 
+/// The URL of a file of this machine with its checksum, as [`Link::parse`] reads it. A path that is no text has none.
+pub fn file_url(path: &Path, sum: &Checksum) -> Option<String> {
+    let mut url = "file://".to_owned();
+    for byte in path.to_str()?.bytes() {
+        if byte.is_ascii_alphanumeric() || b"/-._~+".contains(&byte) {
+            url.push(char::from(byte));
+        } else {
+            url += &format!("%{byte:02X}");
+        }
+    }
+    Some(format!("{url}?checksum={sum}"))
+}
+
 fn strip_scheme<'a>(text: &'a str, scheme: &str) -> Option<&'a str> {
     let (start, rest) = text.split_at_checked(scheme.len())?;
     start.eq_ignore_ascii_case(scheme).then_some(rest)
@@ -219,7 +232,8 @@ fn authority(text: &str) -> Result<(), &'static str> {
     }
 }
 
-fn percent_decoded(text: &str) -> Option<String> {
+/// A part of a URL as it is meant.
+pub fn percent_decoded(text: &str) -> Option<String> {
     let mut bytes = text.bytes();
     let mut out = Vec::new();
     while let Some(byte) = bytes.next() {
@@ -233,8 +247,14 @@ fn percent_decoded(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-fn short(text: &str) -> String {
-    let text = text.split('?').next().unwrap_or_default();
+/// A text with a URL in it that came from elsewhere, as it may be logged: short, without names, passwords and tokens.
+pub fn short(text: &str) -> String {
+    let text = text.split(['?', '#']).next().unwrap_or_default();
+    let text = match (text.find("://"), text.rfind('@')) {
+        // A password that is written wrongly may hold anything.
+        (Some(start), Some(at)) if at > start => &[&text[..start + 3], &text[at + 1..]].concat(),
+        _ => text,
+    };
     if text.chars().count() > 80 {
         format!("{}…", text.chars().take(80).collect::<String>())
     } else {
@@ -390,11 +410,26 @@ mod tests {
     }
 
     #[test]
+    fn the_url_of_a_file_names_it_again_whatever_its_name_is() {
+        for path in ["/a/geth", "/a b/c#d?e=f&g%41", "/ä/\n/\"/:@", "/x+y~z-1.2_3"] {
+            let url = file_url(Path::new(path), &lower()).unwrap();
+            let link = Link { place: Place::File(PathBuf::from(path)), checksum: Some(lower()) };
+            assert_eq!(Link::parse(&url, None), Ok(link), "{url}");
+        }
+        use std::os::unix::ffi::OsStrExt;
+        assert_eq!(file_url(Path::new(std::ffi::OsStr::from_bytes(b"/\xff")), &lower()), None);
+    }
+
+    #[test]
     fn what_is_logged_of_a_link_holds_no_secret() {
         let link = Link::parse("https://user:word@h:1/p/x?token=abc", None).unwrap();
         assert_eq!(link.to_string(), "https://h:1/p/x");
         let error = Link::parse("ftp://h/x?token=abc", None).unwrap_err();
         assert!(!error.contains("abc"), "{error}");
+        for bad in ["ftp://u:abc@h/x", "http://u:abc@h:port/x#abc", "http://u:a/b?abc@h/x", "http://u:80/abc@h:x y"] {
+            let error = Link::parse(bad, None).unwrap_err();
+            assert!(!error.contains("abc"), "{bad}: {error}");
+        }
         assert!(link.trusted(false).unwrap_err().contains("UNSAFE_SKIP_CHECKSUM"));
         assert!(link.trusted(true).is_ok());
     }

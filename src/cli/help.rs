@@ -14,7 +14,7 @@ pub struct Opt {
 pub struct Item {
     /// Its words, such as `upgrade schedule`.
     pub path: &'static str,
-    /// The words that follow it; those in brackets may be left out.
+    /// The words that follow it; those in brackets may be left out, one with `…` stands for any number of them.
     pub words: &'static [&'static str],
     /// What it does, in one line.
     pub summary: &'static str,
@@ -35,6 +35,11 @@ impl Item {
     /// Whether it only holds other commands.
     pub fn is_group(&self) -> bool {
         self.words == ["COMMAND"]
+    }
+
+    /// Whether its last word may be many.
+    pub fn takes_many(&self) -> bool {
+        self.words.last().is_some_and(|word| word.contains('…'))
     }
 }
 
@@ -188,6 +193,69 @@ pub static COMMANDS: &[Item] = &[
         summary: "go back to the release before",
         options: &[opt("--to", "RELEASE", "to this one: genesis, or the name of an upgrade")],
         details: "Needs a supervisor that runs. Past an upgrade's height the old release may not be able to follow the chain.",
+    },
+    Item {
+        path: "plan",
+        words: &["COMMAND"],
+        summary: "make, look at and apply batch plans: several upgrades under one name",
+        options: &[],
+        details: "The upgrades of a batch plan are planned all or none, and run one after the other: one that fails holds\n\
+                  those behind it. It is kept in wemixvisor/plans/ in the home.",
+    },
+    Item {
+        path: "plan create",
+        words: &["NAME", "[UPGRADE…]"],
+        summary: "make a batch plan of these upgrades; nothing is planned yet",
+        options: &[
+            opt("--description", "TEXT", "what it is about"),
+            opt("--file", "FILE", "take the upgrades from this .json or .csv file"),
+        ],
+        details: "An UPGRADE is NAME:HEIGHT, NAME:HEIGHT:FILE or NAME:HEIGHT:URL#CHECKSUM; heights rise from one to the next.\n\
+                  A FILE is hashed now, and fetched like a URL. A .csv file has a line name,file-or-url,height for each;\n\
+                  a .json file is an array of plans, or a batch plan.",
+    },
+    Item {
+        path: "plan validate",
+        words: &["NAME|FILE"],
+        summary: "check whether a batch plan, or a file that is to become one, could be applied",
+        options: &[],
+        details: "A word with a / in it, or that ends in .json or .csv, is a FILE. Exit 1 when something speaks against it.",
+    },
+    Item {
+        path: "plan prepare",
+        words: &["NAME"],
+        summary: "fetch the releases of a batch plan now, and check them",
+        options: &[],
+        details: "A release that is there is only checked. Exit 1 when something is missing.\n\
+                  It works without a supervisor and beside one, and needs no DAEMON_ALLOW_DOWNLOAD_BINARIES.",
+    },
+    Item {
+        path: "plan apply",
+        words: &["NAME"],
+        summary: "plan the upgrades of a batch plan, all or none",
+        options: &[],
+        details: "Refused (4), with every reason, when one of them could not be planned. Applied already: says so.",
+    },
+    Item {
+        path: "plan list",
+        words: &[],
+        summary: "list the batch plans and how far they are",
+        options: &[],
+        details: "",
+    },
+    Item {
+        path: "plan show",
+        words: &["NAME"],
+        summary: "tell how far a batch plan is, and what is next",
+        options: &[],
+        details: "",
+    },
+    Item {
+        path: "plan remove",
+        words: &["NAME"],
+        summary: "withdraw what is left of a batch plan, and forget it",
+        options: &[],
+        details: "Releases stay. Refused (4) while one of its upgrades is under way.",
     },
     Item {
         path: "backup",

@@ -6,6 +6,7 @@ pub mod client;
 pub mod config;
 pub mod init;
 pub mod meter;
+pub mod plan;
 pub mod run;
 pub mod status;
 pub mod upgrade;

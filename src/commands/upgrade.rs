@@ -12,7 +12,7 @@ use super::{Context, answer, client};
 use crate::cli::Upgrade;
 use crate::config::show_size;
 use crate::error::{Code, Error, OnFile, Result};
-use crate::home::{Name, Release};
+use crate::home::{Home, Name, Release};
 use crate::job::{backup, check, durable, fetch, look, shim, stage, step};
 use crate::journal::{History, Outcome, expected_downtime};
 use crate::plan::Plan;
@@ -43,15 +43,19 @@ pub fn upgrade(context: &Context, command: &Upgrade) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn parse(name: &str) -> Result<Name> {
+/// A name that was typed.
+pub fn parse(name: &str) -> Result<Name> {
     Name::parse(name).map_err(Error::usage)
 }
 
 /// All plans and their standing, as they are on disk now.
 fn plans(context: &Context) -> (Schedule, Vec<look::PlanError>) {
     let survey = look::look(&context.home);
-    let known = Known { current: survey.current.clone().ok(), brought: survey.brought };
-    (Schedule::new(&survey.plans, &known), survey.errors)
+    (judged(&survey), survey.errors)
+}
+
+fn judged(survey: &look::Survey) -> Schedule {
+    Schedule::new(&survey.plans, &Known { current: survey.current.clone().ok(), brought: survey.brought })
 }
 
 /// The `info` of a plan that is written here.
@@ -90,54 +94,85 @@ fn check_source(info: &Value, skip_checksum: bool) -> Result<()> {
 }
 
 /// A plan that may be written, and what it takes the place of.
-struct Accepted {
-    plan: Plan,
-    moved: Vec<Found>,
-    head: Option<u64>,
+pub struct Accepted {
+    /// The plan.
+    pub plan: Plan,
+    /// Where the same name is planned for another height.
+    pub moved: Vec<Found>,
 }
 
 fn schedule(context: &Context, name: &Name, height: u64, info: Value, force: bool) -> Result<()> {
-    let accepted = accept(context, name, height, info, force)?;
-    put(context, accepted)
+    let ground = Ground::look(context);
+    let accepted = accept(&ground, context, name, height, info, force)?;
+    put(context, accepted, ground.head)
 }
 
-/// Looks at everything that speaks against a plan; nothing is changed.
-fn accept(context: &Context, name: &Name, height: u64, info: Value, force: bool) -> Result<Accepted> {
-    let home = &context.home;
-    let release = home.find(name);
-    let survey = look::look(home);
-    if survey.current.as_ref() == Ok(&release) {
-        return Err(Error::refused(format!("release {release} is the current one already")));
+fn accept(ground: &Ground, context: &Context, name: &Name, height: u64, info: Value, force: bool) -> Result<Accepted> {
+    let plan = Plan { name: name.clone(), height, info, batch: None, retry: 0 };
+    let accepted = ground.accept(&context.home, plan)?;
+    match accepted.moved.first().filter(|_| !force) {
+        Some(other) => {
+            Err(Error::refused(format!("upgrade {name} is planned for block {}: --force moves it", other.height)))
+        }
+        None => Ok(accepted),
     }
-    if let Some(brought) = survey.brought.filter(|&brought| height <= brought) {
-        return Err(Error::refused(format!(
-            "the current release came at height {brought}: a plan for {height} would never run"
-        )));
+}
+
+/// What may speak against a new plan, as it is now.
+pub struct Ground {
+    survey: look::Survey,
+    history: Vec<History>,
+    /// The plans that wait.
+    live: Vec<Found>,
+    /// The head that is known.
+    pub head: Option<u64>,
+}
+
+impl Ground {
+    /// Looks at all of it.
+    pub fn look(context: &Context) -> Ground {
+        let survey = look::look(&context.home);
+        // Only plans that wait can be in the way; so does what failed in a batch plan, and those behind it with it.
+        let waits = |e: &Entry| match &e.standing {
+            Standing::Pending | Standing::Conflict(_) | Standing::Held(_) => true,
+            Standing::Failed(_) => e.plan.batch.is_some(),
+            Standing::Done | Standing::Past(_) => false,
+        };
+        let live = judged(&survey).entries.into_iter().filter(waits).map(|e| e.plan).collect();
+        Ground { live, survey, history: look::read_history(&context.home), head: client::head(&context.home) }
     }
-    let head = client::head(home);
-    if let Some(head) = head.filter(|&head| head >= height) {
-        return Err(Error::refused(format!(
-            "block {height} has passed (head {head}): `wemixvisor upgrade now {name}` upgrades at once"
-        )));
+
+    /// Looks at everything that speaks against a plan; nothing is changed. Where the upgrade is planned already, the new plan
+    /// stays a part of the batch plan that the old one is a part of.
+    pub fn accept(&self, home: &Home, mut plan: Plan) -> Result<Accepted> {
+        let (name, height) = (&plan.name, plan.height);
+        let release = home.find(name);
+        if self.survey.current.as_ref() == Ok(&release) {
+            return Err(Error::refused(format!("release {release} is the current one already")));
+        }
+        if let Some(brought) = self.survey.brought.filter(|&brought| height <= brought) {
+            return Err(Error::refused(format!(
+                "the current release came at height {brought}: a plan for {height} would never run"
+            )));
+        }
+        if let Some(head) = self.head.filter(|&head| head >= height) {
+            return Err(Error::refused(format!(
+                "block {height} has passed (head {head}): `wemixvisor upgrade now {name}` upgrades at once"
+            )));
+        }
+        if let Some(other) = self.live.iter().find(|other| other.height == height && other.name != *name) {
+            return Err(Error::refused(format!(
+                "height {height} belongs to upgrade {}: `wemixvisor upgrade cancel {}` withdraws it",
+                other.name, other.name
+            )));
+        }
+        let same: Vec<&Found> = self.live.iter().filter(|other| other.name == *name).collect();
+        plan.batch = same.iter().find_map(|other| other.batch.clone()).or(plan.batch);
+        let moved = same.into_iter().filter(|other| other.height != height).cloned().collect();
+        // Said anew by the operator: an earlier end of the same plan must not stand in its way.
+        count_up(&mut plan, &self.history);
+        Ok(Accepted { plan, moved })
     }
-    // Only plans that wait can be in the way.
-    let (planned, _) = plans(context);
-    let waits = |e: &Entry| matches!(e.standing, Standing::Pending | Standing::Conflict(_) | Standing::Held(_));
-    let live: Vec<Found> = planned.entries.into_iter().filter(waits).map(|e| e.plan).collect();
-    if let Some(other) = live.iter().find(|plan| plan.height == height && plan.name != *name) {
-        return Err(Error::refused(format!(
-            "height {height} belongs to upgrade {}: `wemixvisor upgrade cancel {}` withdraws it",
-            other.name, other.name
-        )));
-    }
-    let moved: Vec<Found> = live.into_iter().filter(|plan| plan.name == *name && plan.height != height).collect();
-    if let Some(other) = moved.first().filter(|_| !force) {
-        return Err(Error::refused(format!("upgrade {name} is planned for block {}: --force moves it", other.height)));
-    }
-    let mut plan = Plan { name: name.clone(), height, info, batch: None, retry: 0 };
-    // Said anew by the operator: an earlier end of the same plan must not stand in its way.
-    count_up(&mut plan, &look::read_history(home));
-    Ok(Accepted { plan, moved, head })
 }
 
 /// Gives the plan a content that no finished upgrade had.
@@ -147,8 +182,8 @@ fn count_up(plan: &mut Plan, history: &[History]) {
     }
 }
 
-fn put(context: &Context, accepted: Accepted) -> Result<()> {
-    let Accepted { plan, moved, head } = accepted;
+fn put(context: &Context, accepted: Accepted, head: Option<u64>) -> Result<()> {
+    let Accepted { plan, moved } = accepted;
     let (name, height) = (&plan.name, plan.height);
     write_plan(context, &plan)?;
     for plan in moved {
@@ -162,11 +197,16 @@ fn put(context: &Context, accepted: Accepted) -> Result<()> {
         head.map(|head| format!(" (head {head})")).unwrap_or_default()
     ))?;
     tell_if_missing(context, &plan);
+    tell_if_headless(context, head);
+    Ok(())
+}
+
+/// Warns where nobody knows how far the chain is.
+pub fn tell_if_headless(context: &Context, head: Option<u64>) {
     if head.is_none() {
         context
             .note("warning: no head is known: the upgrade waits until the node's RPC tells one (DAEMON_RPC_ADDRESS)");
     }
-    Ok(())
 }
 
 /// Warns of a release that is not there yet, with what will bring it there.
@@ -195,7 +235,8 @@ fn height_file_also_elsewhere(context: &Context, name: &Name, height: u64) -> bo
     files.iter().filter(|(_, plans)| plans.as_ref().is_ok_and(holds)).count() > 1
 }
 
-fn write_plan(context: &Context, plan: &Plan) -> Result<()> {
+/// Writes the plan file of its height.
+pub fn write_plan(context: &Context, plan: &Plan) -> Result<()> {
     let path = context.home.plan_file(plan.height);
     let owner = context.home.owner().on("read", context.home.root())?;
     durable::make_dirs(path.parent().unwrap_or(&path), 0o755, owner)?;
@@ -205,28 +246,37 @@ fn write_plan(context: &Context, plan: &Plan) -> Result<()> {
 }
 
 /// Removes the files of an upgrade's plan (at one height, or at any); a file with other plans too is left alone.
-fn withdraw(context: &Context, name: &Name, height: Option<u64>) -> Result<usize> {
-    let mut removed = 0;
-    for (path, plans) in look::plan_files(&context.home) {
+fn withdraw(context: &Context, name: &Name, height: Option<u64>) -> Result<Vec<Plan>> {
+    let is_it = |plan: &Plan| plan.name == *name && height.is_none_or(|height| plan.height == height);
+    withdraw_where(context, name, is_it)
+}
+
+/// Removes the files of all plans that are meant, and returns those plans, by height. The highest goes first: whoever is
+/// killed in between, none is left without those below it.
+pub fn withdraw_where(context: &Context, what: &Name, is_it: impl Fn(&Plan) -> bool) -> Result<Vec<Plan>> {
+    let mut files = Vec::new();
+    for (path, plans) in look::written_plans(&context.home) {
         let Ok(plans) = plans else { continue };
-        let is_it = |plan: &Plan| plan.name == *name && height.is_none_or(|height| plan.height == height);
-        if !plans.iter().any(is_it) {
+        if !plans.iter().any(&is_it) {
             continue;
         }
-        if !plans.iter().all(is_it) {
+        if !plans.iter().all(&is_it) {
             return Err(Error::refused(format!(
-                "{} holds other plans too: take {name} out of it by hand",
+                "{} holds other plans too: take {what} out of it by hand",
                 path.display()
             )));
         }
-        durable::remove_file(&path)?;
+        files.push((path, plans));
+    }
+    files.sort_by_key(|(_, plans)| plans.first().map(|plan| plan.height));
+    for (path, _) in files.iter().rev() {
+        durable::remove_file(path)?;
         if let Some(dir) = path.parent() {
             // The directory of the height, when nothing else is in it.
             let _ = std::fs::remove_dir(dir);
         }
-        removed += 1;
     }
-    Ok(removed)
+    Ok(files.into_iter().flat_map(|(_, plans)| plans).collect())
 }
 
 fn add(context: &Context, name: &Name, file: &Path, height: Option<u64>, force: bool) -> Result<()> {
@@ -237,12 +287,16 @@ fn add(context: &Context, name: &Name, file: &Path, height: Option<u64>, force: 
     if binary.exists() && !force {
         return Err(Error::refused(format!("{} is there already: --force replaces it", binary.display())));
     }
-    let accepted = height.map(|height| accept(context, name, height, Value::Null, force)).transpose()?;
+    let plan = |height| {
+        let ground = Ground::look(context);
+        accept(&ground, context, name, height, Value::Null, force).map(|accepted| (accepted, ground.head))
+    };
+    let accepted = height.map(plan).transpose()?;
     let owner = home.owner().on("read", home.root())?;
     durable::make_dirs(binary.parent().unwrap_or(&binary), 0o755, owner)?;
     durable::install_file(file, &binary, 0o755, owner)?;
     answer(&format!("installed {}", binary.display()))?;
-    accepted.map_or(Ok(()), |accepted| put(context, accepted))
+    accepted.map_or(Ok(()), |(accepted, head)| put(context, accepted, head))
 }
 
 /// The upgrade that is meant, and its plan if it has one: the named one, else the next.
@@ -317,13 +371,13 @@ pub fn fetch_release(context: &Context, release: &Release, source: Source) -> Re
             context.note(&format!("release {release} is there: {} from {}", show_size(bytes), spec.source.link()));
             Ok(())
         }
-        fetch::Outcome::WrongChecksum(why) => Err(Error::failed(why)),
+        fetch::Outcome::WrongChecksum(why) | fetch::Outcome::Unfit(why) => Err(Error::failed(why)),
     }
 }
 
-fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
+/// Looks at a release as the supervisor does before it is due.
+pub fn stage_now(context: &Context, release: Release) -> stage::Staged {
     let home = &context.home;
-    let (name, entry) = meant(context, name)?;
     // As the supervisor does it: with the arguments of the node that runs, or ran last.
     let args = shim::read_record(home).map_or_else(|| context.config.node_args.clone(), |record| record.args);
     let args = home
@@ -332,7 +386,7 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
         .unwrap_or(args);
     let backup = (!context.config.skip_backup).then(|| backup::Spec::new(&context.config, home, &args));
     let hook = context.config.custom_preupgrade.clone();
-    let mut staged = stage::stage(home, &stage::Spec { release: home.find(&name), backup, hook });
+    let mut staged = stage::stage(home, &stage::Spec { release, backup, hook });
     staged.checks.insert(
         0,
         stage::Check {
@@ -342,6 +396,27 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
             warning: None,
         },
     );
+    staged
+}
+
+/// Checks and their findings, one a line, for people.
+pub fn findings(checks: &[stage::Check]) -> String {
+    let mut text = String::new();
+    for check in checks {
+        let finding =
+            check.problem.as_deref().or(check.remark.as_deref()).map(|f| format!(": {f}")).unwrap_or_default();
+        let _ = writeln!(text, "  {} {}{finding}", if check.problem.is_some() { "NO " } else { "yes" }, check.what);
+        if let Some(warning) = &check.warning {
+            let _ = writeln!(text, "      warning: {warning}");
+        }
+    }
+    text
+}
+
+fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
+    let home = &context.home;
+    let (name, entry) = meant(context, name)?;
+    let staged = stage_now(context, home.find(&name));
     let head = client::head(home);
     let mut good = staged.problem().is_none();
     let mut outlook = Vec::new();
@@ -373,15 +448,8 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
         let text = json!({"name": name, "release": staged.release, "version": staged.version, "ready": good, "checks": staged.checks, "outlook": outlook});
         answer(&format!("{text:#}"))?;
     } else {
-        let mut text = format!("upgrade {name}, release {}\n", home.binary(&staged.release).display());
-        for check in &staged.checks {
-            let finding =
-                check.problem.as_deref().or(check.remark.as_deref()).map(|f| format!(": {f}")).unwrap_or_default();
-            let _ = writeln!(text, "  {} {}{finding}", if check.problem.is_some() { "NO " } else { "yes" }, check.what);
-            if let Some(warning) = &check.warning {
-                let _ = writeln!(text, "      warning: {warning}");
-            }
-        }
+        let release = home.binary(&staged.release);
+        let mut text = format!("upgrade {name}, release {}\n{}", release.display(), findings(&staged.checks));
         for line in outlook {
             let _ = writeln!(text, "{line}");
         }
@@ -391,7 +459,7 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
 }
 
 /// The plans as they are on disk, each with its standing: as the supervisor sees it, where one runs and knows it already.
-fn seen(context: &Context) -> Result<(Vec<Value>, Vec<look::PlanError>)> {
+pub fn seen(context: &Context) -> Result<(Vec<Value>, Vec<look::PlanError>)> {
     let status = client::ask(&context.home, &Request::Status)?;
     let told: Vec<Value> = status.as_ref().and_then(|s| s.get("plans")?.as_array().cloned()).unwrap_or_default();
     let (schedule, errors) = plans(context);
@@ -415,12 +483,13 @@ fn seen(context: &Context) -> Result<(Vec<Value>, Vec<look::PlanError>)> {
             Standing::Held(why) => ("held", why.clone()),
         };
         let (state, note) = (of("state").unwrap_or_else(|| state.to_owned()), of("note").unwrap_or(note));
-        json!({"name": plan.name, "height": plan.height, "state": state, "note": note, "file": plan.file, "description": plan.description})
+        json!({"name": plan.name, "height": plan.height, "state": state, "note": note, "file": plan.file, "description": plan.description, "batch": plan.batch})
     };
     let mut all: Vec<Value> = schedule.entries.iter().map(shape).collect();
     if let Some(journal) = journal.as_ref().filter(|_| !schedule.entries.iter().any(|entry| is_its(&entry.plan))) {
         // The operator's own word began it, or its plan was withdrawn meanwhile.
-        all.push(json!({"name": journal.name, "height": journal.height, "state": phase, "note": waits, "file": "", "description": null}));
+        let batch = journal.plan.as_ref().and_then(|plan| plan.batch.clone());
+        all.push(json!({"name": journal.name, "height": journal.height, "state": phase, "note": waits, "file": "", "description": null, "batch": batch}));
     }
     Ok((all, errors))
 }
@@ -517,7 +586,7 @@ fn cancel(context: &Context, name: &Name) -> Result<()> {
     if !was_under_way {
         was_under_way = undone(ask()?);
     }
-    match (was_under_way, removed) {
+    match (was_under_way, removed.len()) {
         (true, _) => answer(&format!("upgrade {name} was under way and is undone; the old release starts again")),
         (false, 0) => Err(Error::failed(format!("no upgrade {name} is planned"))),
         (false, _) => answer(&format!("the plan for {name} is withdrawn")),

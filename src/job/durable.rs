@@ -56,7 +56,7 @@ impl Prepared {
 
     /// Gives it its final name.
     pub fn commit(self) -> Result<()> {
-        rename(&self.tmp, &self.path)
+        clearing(&self.tmp, || rename(&self.tmp, &self.path))
     }
 }
 

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::backup;
 use super::shim::read_record;
+use super::{backup, batches};
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Release};
 use crate::journal::{History, Journal, Known, Outcome, Record, parse_history};
@@ -17,8 +17,8 @@ use crate::plan::{self, Plan};
 use crate::schedule::Found;
 use crate::source::Source;
 
-/// The most plan files that are read; more than any chain has.
-const MAX_FILES: usize = 1000;
+/// The most plan files that are read: several batch plans at their largest, more than any chain has.
+const MAX_FILES: usize = 4000;
 
 /// What a look found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -169,8 +169,29 @@ pub fn read_plans(home: &Home, history: &[History]) -> (Vec<Found>, Vec<PlanErro
     (found, errors)
 }
 
-/// Every plan file and what it holds.
-pub fn plan_files(home: &Home) -> Vec<(PathBuf, std::result::Result<Vec<Plan>, String>)> {
+/// A plan file and the plans in it, or why it holds none.
+pub type PlanFile = (PathBuf, std::result::Result<Vec<Plan>, String>);
+
+/// Every plan file and what counts of it: nothing of a batch plan that was not applied whole.
+pub fn plan_files(home: &Home) -> Vec<PlanFile> {
+    // First: what is applied meanwhile is seen by the next look, and not in part by this one.
+    let unapplied = batches::unapplied(home);
+    let mut files = written_plans(home);
+    let part_of =
+        |plans: &[Plan]| plans.iter().find_map(|plan| plan.batch.clone().filter(|b| unapplied.names.contains(b)));
+    if unapplied.busy {
+        files.retain(|(_, plans)| plans.as_ref().map_or(true, |plans| part_of(plans).is_none()));
+    }
+    for (_, plans) in &mut files {
+        if let Some(batch) = plans.as_ref().ok().and_then(|plans| part_of(plans)) {
+            *plans = Err(format!("plan {batch} was not applied whole: `wemixvisor plan apply {batch}` again"));
+        }
+    }
+    files
+}
+
+/// Every plan file and what it holds, whether that counts or not.
+pub fn written_plans(home: &Home) -> Vec<PlanFile> {
     let data = home.data();
     let mut paths: Vec<PathBuf> = fs::read_dir(data.join("upgrades"))
         .into_iter()
@@ -201,7 +222,7 @@ fn inside(data: &Path, path: &Path) -> std::result::Result<(), String> {
 }
 
 /// Reads a plan file that is a regular file which not everybody may write; at most 1 MiB of it.
-fn read_plan_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
+pub fn read_plan_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
     // NONBLOCK: opening a FIFO must not wait for its writer.
     let file = File::options()
         .read(true)
@@ -240,6 +261,7 @@ fn watched(home: &Home) -> Vec<PathBuf> {
     for (parent, child) in [(home.root().to_path_buf(), home.data()), (home.dir(), home.upgrades())] {
         dirs.push(if child.is_dir() { child } else { parent });
     }
+    dirs.push(home.plans());
     for parent in [home.data().join("upgrades"), home.upgrades()] {
         dirs.push(parent.clone());
         let below = fs::read_dir(parent).into_iter().flatten().flatten().map(|entry| entry.path());

@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "blocking is allowed from here down: a job is a process of its own")]
 
 pub mod backup;
+pub mod batches;
 pub mod check;
 pub mod clear;
 pub mod durable;

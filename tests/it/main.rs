@@ -6,11 +6,14 @@
 )]
 
 mod answers;
+mod archive;
 mod background;
 mod backup;
 mod bad_input;
+mod batch;
 mod crash;
 mod death;
+mod download;
 mod geth;
 mod hooks;
 mod init;
@@ -27,8 +30,10 @@ mod revert;
 mod rolling;
 mod rpc;
 mod support;
+mod tarball;
 mod tls;
 #[path = "../examples/mocknode/trace.rs"]
 mod trace;
 mod trial;
 mod upgrade;
+mod web;

@@ -46,19 +46,15 @@ pub fn is_one(file: &mut File) -> io::Result<bool> {
     Ok(magic == [0x1f, 0x8b])
 }
 
-/// Unpacks an archive into a new directory, synced, so that it is a release with `bin/<name>`: the archive's own tree where
-/// that has it, else only the one binary that it holds. Whatever fails, the caller removes the directory.
-pub fn unpack(file: &mut File, shown: &str, into: &Path, name: &str) -> Result<()> {
-    let wrong = |why: String| Error::failed(format!("{shown} is no archive of a release: {why}"));
-    survey(file).map_err(|e| wrong(e.to_string()))?;
+/// Unpacks an archive that was surveyed into a new directory, synced, so that it is a release with `bin/<name>`: the
+/// archive's own tree where that has it, else only the one binary that it holds. Whatever fails, the caller removes the
+/// directory.
+pub fn unpack(file: &mut File, into: &Path, name: &str) -> std::result::Result<(), Fault> {
     file.rewind().on("read", into)?;
-    take(file, into).map_err(|why| match why {
-        Fault::Archive(why) => wrong(why),
-        Fault::Disk(error) => error,
-    })?;
+    take(file, into)?;
     let binary = into.join("bin").join(name);
     if !is_file(&binary) {
-        let chosen = choose(into, name)?.map_err(wrong)?;
+        let chosen = choose(into, name)?.map_err(Fault::Archive)?;
         let aside = into.join(".chosen");
         fs::rename(&chosen, &aside).on("move", &chosen)?;
         for path in listed(into)?.into_iter().filter(|path| *path != aside) {
@@ -68,12 +64,14 @@ pub fn unpack(file: &mut File, shown: &str, into: &Path, name: &str) -> Result<(
         fs::rename(&aside, &binary).on("move", &aside)?;
     }
     set_mode(&binary, 0o755)?;
-    sync(into)
+    Ok(sync(into)?)
 }
 
-/// What is wrong: the archive, or the disk that it is written to.
-enum Fault {
+/// What is wrong.
+pub enum Fault {
+    /// The archive.
     Archive(String),
+    /// The disk that it is written to.
     Disk(Error),
 }
 
@@ -90,7 +88,14 @@ impl From<io::Error> for Fault {
 }
 
 fn told(error: &io::Error) -> String {
-    if error.kind() == ErrorKind::UnexpectedEof { "it is cut short".to_owned() } else { error.to_string() }
+    let text = error.to_string();
+    // In the words of who reads the tar form.
+    let cut = ["unexpected EOF during skip", "failed to read entire block"].contains(&text.as_str());
+    if cut || error.kind() == ErrorKind::UnexpectedEof {
+        return "it is cut short".to_owned();
+    }
+    // They may quote the archive.
+    encode(text.chars().take(200).collect::<String>().as_bytes())
 }
 
 /// The content of an archive, as long as it is not too much for its size.
@@ -136,13 +141,22 @@ impl Read for Content<'_> {
 }
 
 /// Reads the whole archive and writes nothing: kinds, numbers and sizes of what it holds. Nothing is believed yet that one
-/// entry says of the next.
-fn survey(file: &mut File) -> io::Result<()> {
+/// entry says of the next. Tells how many bytes come out of it.
+pub fn survey(file: &mut File) -> io::Result<u64> {
     let other = |why: String| Err(io::Error::other(why));
+    file.rewind()?;
     let mut archive = Archive::new(Content::of(file));
     let mut count = 0;
     for entry in archive.entries().map_err(|e| io::Error::other(told(&e)))?.raw(true) {
-        let mut entry = entry.map_err(|e| io::Error::other(told(&e)))?;
+        let mut entry = entry.map_err(|e| {
+            let told = told(&e);
+            let strange = told.contains("when getting cksum") || told.contains("checksum mismatch");
+            io::Error::other(match (strange, count) {
+                (false, _) => told,
+                (true, 0) => "what is packed in it is no tar archive".to_owned(),
+                (true, _) => format!("it is damaged behind its entry {count}"),
+            })
+        })?;
         count += 1;
         if count > ENTRIES_MAX {
             return other(format!("it holds more than {ENTRIES_MAX} things"));
@@ -177,7 +191,12 @@ fn survey(file: &mut File) -> io::Result<()> {
         return other("it holds nothing".to_owned());
     }
     // To the end: there stands the sum of all that was read.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).map(|_| ()).map_err(|e| io::Error::other(told(&e)))
+    let mut content = archive.into_inner();
+    match io::copy(&mut content, &mut io::sink()) {
+        Ok(_) => Ok(content.bytes),
+        Err(e) if e.to_string() == "invalid gzip header" => other("there is something behind its end".to_owned()),
+        Err(e) => other(told(&e)),
+    }
 }
 
 /// Writes what an archive holds below a new directory.
@@ -210,6 +229,7 @@ fn take(file: &mut File, into: &Path) -> std::result::Result<(), Fault> {
             make_dirs(into, above)?;
         }
         let mut out = match File::options().write(true).create_new(true).mode(mode).open(&path) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => return Err(both(&inside)),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {
                 return Err(Fault::Archive(format!("{} is in it twice", encode(inside.as_os_str().as_bytes()))));
             }
@@ -256,9 +276,14 @@ fn choose(tree: &Path, name: &str) -> Result<std::result::Result<PathBuf, String
     let named: Vec<&PathBuf> = files.iter().filter(|path| path.file_name().is_some_and(|n| n == name)).collect();
     let can = |path: &&PathBuf| check::executable_file(path).is_ok();
     let marked = |path: &&PathBuf| fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o111 != 0);
-    let mut chosen = if named.is_empty() { files.iter().filter(can).filter(marked).collect() } else { named };
-    if chosen.is_empty() {
-        chosen = files.iter().filter(can).collect();
+    // None may have the name, or more than one: those that can be executed, and of them those that are marked for it.
+    let nameless = named.is_empty();
+    let mut chosen = if nameless { files.iter().filter(can).collect() } else { named };
+    if !nameless && chosen.len() > 1 && chosen.iter().any(can) {
+        chosen.retain(can);
+    }
+    if chosen.len() > 1 && chosen.iter().any(marked) {
+        chosen.retain(marked);
     }
     Ok(match chosen.as_slice() {
         [one] => Ok((*one).clone()),
@@ -299,14 +324,18 @@ fn make_dirs(top: &Path, path: &Path) -> std::result::Result<(), Fault> {
     }
     match fs::DirBuilder::new().mode(0o755).create(path) {
         Err(e) if matches!(e.kind(), ErrorKind::AlreadyExists | ErrorKind::NotADirectory) => {
-            let path = path.strip_prefix(top).unwrap_or(path);
-            Err(Fault::Archive(format!("{} is both a file and a directory", encode(path.as_os_str().as_bytes()))))
+            Err(both(path.strip_prefix(top).unwrap_or(path)))
         }
         made => Ok(made.on("create the directory", path).and_then(|()| set_mode(path, 0o755))?),
     }
 }
 
-fn make_dir(path: &Path) -> Result<()> {
+fn both(path: &Path) -> Fault {
+    Fault::Archive(format!("{} is both a file and a directory", encode(path.as_os_str().as_bytes())))
+}
+
+/// Makes a directory of a release.
+pub fn make_dir(path: &Path) -> Result<()> {
     fs::DirBuilder::new().mode(0o755).create(path).on("create the directory", path)?;
     set_mode(path, 0o755)
 }

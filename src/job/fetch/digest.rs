@@ -3,7 +3,7 @@
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, channel, sync_channel};
 use std::thread::{Builder, JoinHandle};
 
-use crate::source::{Checksum, Hasher};
+use crate::source::Hasher;
 
 /// How many pieces may wait to be hashed.
 const WAITING: usize = 4;
@@ -16,11 +16,10 @@ pub struct Digest {
 }
 
 impl Digest {
-    /// One that is to be compared with this.
-    pub fn begin(wanted: &Checksum) -> std::io::Result<Digest> {
+    /// One that goes on from here.
+    pub fn begin(mut hasher: Hasher) -> std::io::Result<Digest> {
         let (full, to_hash) = sync_channel::<(Vec<u8>, usize)>(WAITING);
         let (back, empty) = channel();
-        let mut hasher = wanted.hasher();
         let thread = Builder::new().name("hash".to_owned()).spawn(move || {
             for (buffer, length) in to_hash {
                 hasher.update(buffer.get(..length).unwrap_or_default());
@@ -42,10 +41,10 @@ impl Digest {
         }
     }
 
-    /// The checksum of all that was taken in; none when the thread did not live to tell it.
-    pub fn end(self) -> Option<Checksum> {
+    /// What all that was taken in makes; none when the thread did not live to tell it.
+    pub fn end(self) -> Option<Hasher> {
         let Digest { full, empty, thread } = self;
         drop((full, empty));
-        thread.join().ok().map(Hasher::sum)
+        thread.join().ok()
     }
 }

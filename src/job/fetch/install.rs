@@ -27,6 +27,13 @@ pub fn install(home: &Home, release: &Release, tree: &Path, owner: Owner) -> Res
                 fs::rename(tree, &goal).on("create", &goal)?;
                 return durable::sync_dir(&upgrades);
             }
+            Err(Errno::XDEV) => {
+                return Err(Error::failed(format!(
+                    "{} lies on another file system than {}: a release moves there by one rename, so both must be on one",
+                    home.staging().display(),
+                    upgrades.display()
+                )));
+            }
             Err(e) => return Err(e).on("create", &goal),
         }
         if home.binary(release).symlink_metadata().is_ok() {

@@ -10,7 +10,7 @@ pub mod web;
 use std::fs::{self, File, Permissions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::num::NonZeroU64;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -37,8 +37,20 @@ const PACE_MIN: u64 = 1 << 10;
 /// What is left free for the node, which ends itself on a full disk; on a small file system a tenth of it.
 const MARGIN: u64 = 2 << 30;
 
-/// How often room is looked at again when nobody said how much will come.
-const ROOM_AGAIN: u64 = 64 << 20;
+/// How often room is looked at again: others take it too, and not everybody says how much will come.
+const ROOM_AGAIN: u64 = 1 << 20;
+
+/// By which first bytes archives are known that are not taken, and what they are.
+const OTHER_ARCHIVES: &[(&[u8], &str)] = &[
+    (b"PK\x03\x04", "a zip archive"),
+    (b"\xfd7zXZ\0", "an xz archive"),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive"),
+    (b"BZh", "a bzip2 archive"),
+    (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
+];
+
+/// Where the tar form has its name, by which an archive without gzip is known.
+const TAR_NAME: (usize, &[u8]) = (257, b"ustar");
 
 /// What is read at a time.
 const CHUNK: usize = 128 << 10;
@@ -76,6 +88,8 @@ pub enum Outcome {
     Installed(u64),
     /// What came was something else, and is gone. To try again would bring the same.
     WrongChecksum(String),
+    /// What came is what it should be, and no release. To try again would bring the same.
+    Unfit(String),
 }
 
 /// Told now and then while it goes on.
@@ -84,8 +98,10 @@ pub type Tell<'a> = &'a mut dyn FnMut(Progress);
 /// Fetches it. An error is for who tries again later.
 pub fn fetch(home: &Home, spec: &Spec, tell: Tell) -> Result<Outcome> {
     let binary = home.binary(&spec.release);
-    if binary.symlink_metadata().is_ok() {
-        return Ok(Outcome::Installed(0));
+    match (binary.symlink_metadata(), binary.metadata()) {
+        (Ok(_), Ok(_)) => return Ok(Outcome::Installed(0)),
+        (Ok(_), Err(e)) => return Err(e).on("use what is there already,", &binary),
+        (Err(_), _) => {}
     }
     let owner = home.owner().on("read", home.root())?;
     let staging = home.staging();
@@ -100,23 +116,37 @@ pub fn fetch(home: &Home, spec: &Spec, tell: Tell) -> Result<Outcome> {
     };
     link.trusted(spec.skip_checksum).map_err(Error::refused)?;
     let mut part = Part::open(&staging, spec, &link, owner)?;
-    let bytes = loop {
-        let resumed = part.have > 0;
-        obtain(&mut part, &link, spec.retries, tell)?;
-        match part.finish()? {
-            None => break part.have,
+    let outcome = bring(home, spec, &mut part, &link, tell);
+    part.end();
+    if let Ok(Outcome::Installed(_)) = outcome {
+        clear_rest(&staging, &spec.release);
+    }
+    outcome
+}
+
+/// Goes on with a part until it is a release.
+fn bring(home: &Home, spec: &Spec, part: &mut Part, link: &Link, tell: Tell) -> Result<Outcome> {
+    // All of it may be there already.
+    if part.have == 0 || part.finish()?.is_some() {
+        loop {
+            obtain(part, link, spec.retries, tell)?;
+            let Some(sum) = part.finish()? else { break };
+            let resumed = part.resumed;
+            part.restart()?;
             // Its first bytes may be of another time, or of a disk that failed: once more, from the beginning.
-            Some(_) if resumed => part.restart()?,
-            Some(sum) => {
-                part.remove();
-                return Ok(Outcome::WrongChecksum(wrong(&link, &sum)));
+            if !resumed {
+                return Ok(Outcome::WrongChecksum(wrong(link, &sum)));
             }
         }
-    };
-    let installed = release(home, spec, &mut part, &link);
-    // A file whose sum is right and that is no release will not become one.
+    }
+    let bytes = part.have;
+    let unfit = release(home, spec, part, link)?;
     part.remove();
-    installed.map(|()| Outcome::Installed(bytes))
+    match unfit {
+        None => Ok(Outcome::Installed(bytes)),
+        Some(why) if part.checksum.is_some() => Ok(Outcome::Unfit(why)),
+        Some(why) => Err(Error::failed(why)),
+    }
 }
 
 fn wrong(link: &Link, sum: &Checksum) -> String {
@@ -124,34 +154,69 @@ fn wrong(link: &Link, sum: &Checksum) -> String {
     format!("{link} is not what it should be: its checksum is {sum}, it should be {wanted}; it was removed")
 }
 
-/// Makes a release of a file that has come.
-fn release(home: &Home, spec: &Spec, part: &mut Part, link: &Link) -> Result<()> {
+/// Makes a release of a file that has come; tells why it is none.
+fn release(home: &Home, spec: &Spec, part: &mut Part, link: &Link) -> Result<Option<String>> {
     let tree = part.path.with_extension("tree");
-    remove_tree(&tree)?;
-    let made = (|| {
-        let name = home.binary_name();
-        if archive::is_one(&mut part.file).on("read", &part.path)? {
-            archive::unpack(&mut part.file, &link.to_string(), &tree, name)?;
-        } else {
-            let bin = tree.join("bin");
-            durable::make_dirs(&bin, 0o755, part.owner)?;
-            fs::set_permissions(&part.path, Permissions::from_mode(0o755)).on("set the mode of", &part.path)?;
-            fs::rename(&part.path, bin.join(name)).on("move", &part.path)?;
-            archive::sync(&tree)?;
-        }
-        check::executable_file(&tree.join("bin").join(name)).map_err(|why| {
-            let inside = tree.join("bin").join(name).display().to_string();
-            Error::failed(why.replace(&inside, &link.to_string()))
-        })?;
-        install::install(home, &spec.release, &tree, part.owner)
-    })();
-    let removed = remove_tree(&tree);
-    made.and(removed)
+    remove_any(&tree)?;
+    let made = match plant(part, link, &tree, home.binary_name()) {
+        Ok(()) => install::install(home, &spec.release, &tree, part.owner).map(|()| None),
+        Err(archive::Fault::Disk(error)) => Err(error),
+        Err(archive::Fault::Archive(why)) => Ok(Some(why)),
+    };
+    let removed = remove_any(&tree);
+    removed.and(made)
 }
 
-fn remove_tree(tree: &Path) -> Result<()> {
-    match fs::remove_dir_all(tree) {
-        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).on("remove the leftover", tree),
+/// Makes the tree of a release.
+fn plant(part: &mut Part, link: &Link, tree: &Path, name: &str) -> std::result::Result<(), archive::Fault> {
+    let binary = tree.join("bin").join(name);
+    let unfit = |why: String| archive::Fault::Archive(format!("{link} {why}"));
+    if archive::is_one(&mut part.file).on("read", &part.path)? {
+        let wrong = |why: String| unfit(format!("is no archive of a release: {why}"));
+        let bytes = archive::survey(&mut part.file).map_err(|e| wrong(e.to_string()))?;
+        part.room(bytes).map_err(|error| about(link, &error.message))?;
+        archive::unpack(&mut part.file, tree, name).map_err(|fault| match fault {
+            archive::Fault::Archive(why) => wrong(why),
+            archive::Fault::Disk(error) => archive::Fault::Disk(error),
+        })?;
+    } else {
+        if let Some(what) = other_archive(&part.file).on("read", &part.path)? {
+            return Err(unfit(format!("is {what}, which is not taken: give the binary itself or a .tar.gz")));
+        }
+        part.room(part.have).map_err(|error| about(link, &error.message))?;
+        archive::make_dir(tree)?;
+        archive::make_dir(&tree.join("bin"))?;
+        match fs::hard_link(&part.path, &binary) {
+            Ok(()) => {
+                fs::set_permissions(&binary, Permissions::from_mode(0o755)).on("set the mode of", &binary)?;
+                archive::sync(tree)?;
+            }
+            Err(_) => durable::install_file(&part.path, &binary, 0o755, part.owner)?,
+        }
+    }
+    let inside = binary.display().to_string();
+    check::executable_file(&binary).map_err(|why| archive::Fault::Archive(why.replace(&inside, &link.to_string())))
+}
+
+/// What sort of archive a file is, where it is one that is not taken.
+fn other_archive(file: &File) -> std::io::Result<Option<&'static str>> {
+    let mut start = vec![0; TAR_NAME.0 + TAR_NAME.1.len()];
+    let n = file.read_at(&mut start, 0)?;
+    start.truncate(n);
+    let known = OTHER_ARCHIVES.iter().find(|(magic, _)| start.starts_with(magic)).map(|(_, what)| *what);
+    let tar = start.get(TAR_NAME.0..) == Some(TAR_NAME.1);
+    Ok(known.or(tar.then_some("a tar archive without gzip")))
+}
+
+/// Removes whatever an earlier try, or somebody else, left there.
+fn remove_any(path: &Path) -> Result<()> {
+    let removed = match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(e) => Err(e),
+    };
+    match removed {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).on("remove the leftover", path),
         Ok(()) | Err(_) => Ok(()),
     }
 }
@@ -162,6 +227,8 @@ struct Part {
     file: File,
     owner: Owner,
     have: u64,
+    /// Whether its first bytes came at another time than its last.
+    resumed: bool,
     checksum: Option<Checksum>,
     digest: Option<Digest>,
     /// What of it the kernel was told to write out.
@@ -181,22 +248,25 @@ impl Part {
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         options.custom_flags(rustix::fs::OFlags::NOFOLLOW.bits().cast_signed());
-        let file = options.open(&path).on("create", &path)?;
-        if file.try_lock().is_err() {
-            return Err(Error::refused(format!("another process fetches {link} already")));
-        }
-        durable::give(&path, owner)?;
-        let have = file.metadata().on("read", &path)?.len();
-        let mut part = Part {
-            path,
-            file,
-            owner,
-            have,
-            checksum: link.checksum.clone(),
-            digest: None,
-            written_out: have,
-            tag: None,
+        let (file, meta) = loop {
+            // Neither a link to elsewhere nor anything else that only looks like a file of ours is written to.
+            if path.symlink_metadata().is_ok_and(|meta| !meta.is_file() || meta.nlink() != 1) {
+                remove_any(&path)?;
+            }
+            let file = options.open(&path).on("create", &path)?;
+            if file.try_lock().is_err() {
+                return Err(Error::refused(format!("another process fetches {link} already")));
+            }
+            let meta = file.metadata().on("read", &path)?;
+            // Who held it until now may have removed it.
+            if path.symlink_metadata().is_ok_and(|there| (there.dev(), there.ino()) == (meta.dev(), meta.ino())) {
+                break (file, meta);
+            }
         };
+        durable::give(&path, owner)?;
+        let (have, checksum) = (meta.len(), link.checksum.clone());
+        let mut part =
+            Part { path, file, owner, have, resumed: have > 0, checksum, digest: None, written_out: have, tag: None };
         if part.checksum.is_none() || have > BYTES_MAX {
             part.restart()?;
         } else {
@@ -223,25 +293,31 @@ impl Part {
     }
 
     fn begin_digest(&mut self) -> Result<()> {
-        let begun = self.checksum.as_ref().map(Digest::begin).transpose();
-        self.digest = begun.map_err(|e| Error::failed(format!("cannot begin to hash {}: {e}", self.path.display())))?;
+        let hasher = self.checksum.as_ref().map(Checksum::hasher);
+        self.digest = hasher.map(|hasher| self.digest_from(hasher)).transpose()?;
         Ok(())
+    }
+
+    fn digest_from(&self, hasher: Hasher) -> Result<Digest> {
+        Digest::begin(hasher).on("begin to hash", &self.path)
     }
 
     /// Begins anew.
     fn restart(&mut self) -> Result<()> {
         self.file.set_len(0).and_then(|()| self.file.rewind()).on("empty", &self.path)?;
         self.have = 0;
+        self.resumed = false;
         self.written_out = 0;
         self.tag = None;
         self.begin_digest()
     }
 
-    /// Takes what has come, and gives back a buffer for what comes next.
+    /// Takes so many bytes of a buffer, and gives back one for what comes next.
     fn add(&mut self, buffer: Vec<u8>, length: usize) -> Result<Vec<u8>> {
         let bytes = buffer.get(..length).unwrap_or_default();
         let more = bytes.len() as u64;
         if self.have + more > BYTES_MAX {
+            self.restart()?;
             return Err(Error::failed(format!("it is larger than {}", show_size(BYTES_MAX))));
         }
         if let Err(e) = self.file.write_all_at(bytes, self.have) {
@@ -268,20 +344,40 @@ impl Part {
     fn finish(&mut self) -> Result<Option<Checksum>> {
         self.file.sync_all().on("sync", &self.path)?;
         let Some(digest) = self.digest.take() else { return Ok(None) };
-        let sum = digest.end().ok_or_else(|| Error::failed(format!("{} was not hashed", self.path.display())))?;
-        Ok(Some(sum).filter(|sum| Some(sum) != self.checksum.as_ref()))
+        let hasher = digest.end().ok_or_else(|| Error::failed(format!("{} was not hashed", self.path.display())))?;
+        // There may be more to come.
+        self.digest = Some(self.digest_from(hasher.clone())?);
+        Ok(Some(hasher.sum()).filter(|sum| Some(sum) != self.checksum.as_ref()))
     }
 
+    /// Takes its name away. What it holds may be a release by now, and is left as it is.
     fn remove(&self) {
         let _ = fs::remove_file(&self.path);
     }
 
-    /// Whether so many more bytes have room, and the node has too.
-    fn room(&self, more: u64) -> Result<()> {
+    /// Whether a file of this size can be had here: twice, as it comes and as the release that it becomes.
+    fn takes(&mut self, total: u64) -> std::result::Result<(), Stop> {
+        if total > BYTES_MAX {
+            self.restart()?;
+            return Err(Error::failed(format!("it is {}, more than {}", show_size(total), show_size(BYTES_MAX))).into());
+        }
+        Ok(self.room(total.saturating_sub(self.have).saturating_add(total))?)
+    }
+
+    /// What nobody can go on with does not stay.
+    fn end(self) {
+        if self.have == 0 {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+
+    /// Whether so many more bytes have room, and the node has too; if not, the node needs the room of these more.
+    fn room(&mut self, more: u64) -> Result<()> {
         let stat = rustix::fs::fstatvfs(&self.file).on("ask for room", &self.path)?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         let margin = MARGIN.min(stat.f_blocks.saturating_mul(stat.f_frsize) / 10);
         if free < more.saturating_add(margin) {
+            self.restart()?;
             return Err(Error::failed(format!(
                 "it needs {}, and {} are left free for the node, but only {} are free at {}: make room",
                 show_size(more),
@@ -298,20 +394,31 @@ impl Part {
 fn clear_leftovers(staging: &Path) {
     for entry in fs::read_dir(staging).into_iter().flatten().flatten() {
         let path = entry.path();
-        let old = |meta: fs::Metadata| {
+        let old = |meta: &fs::Metadata| {
             let changed = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             SystemTime::now().duration_since(changed).is_ok_and(|age| age > LEFTOVER_AGE)
         };
-        if !entry.metadata().is_ok_and(old) {
-            continue;
-        }
-        let free = File::open(&path).is_ok_and(|file| file.try_lock().is_ok());
-        if path.is_dir() {
-            let _ = fs::remove_dir_all(&path);
-        } else if free {
-            let _ = fs::remove_file(&path);
+        let Ok(meta) = entry.metadata() else { continue };
+        if old(&meta) && !(meta.is_file() && is_held(&path)) {
+            let _ = remove_any(&path);
         }
     }
+}
+
+/// What came of the same release from elsewhere: it is there now.
+fn clear_rest(staging: &Path, release: &Release) {
+    let (start, key) = (format!("{release}-"), "0123456789abcdef.part".len());
+    for entry in fs::read_dir(staging).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_its = name.to_str().and_then(|name| name.strip_prefix(&start)).is_some_and(|rest| rest.len() == key);
+        if is_its && entry.metadata().is_ok_and(|meta| meta.is_file()) && !is_held(&entry.path()) {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+fn is_held(path: &Path) -> bool {
+    !File::open(path).is_ok_and(|file| file.try_lock().is_ok())
 }
 
 /// What stops a try: something that a little patience may mend, or the rest.
@@ -330,7 +437,7 @@ impl From<Fault> for Stop {
     fn from(fault: Fault) -> Stop {
         match fault {
             Fault::Passing(why) => Stop::Passing(why),
-            Fault::Lasting(why) => Stop::Lasting(Error::failed(why)),
+            Fault::Lasting(why) | Fault::NoPart(why) => Stop::Lasting(Error::failed(why)),
         }
     }
 }
@@ -366,21 +473,21 @@ fn obtain(part: &mut Part, link: &Link, retries: u32, tell: Tell) -> Result<()> 
         Place::File(path) => {
             part.restart()?;
             let (mut source, length) = plain_file(path)?;
-            part.room(length)?;
-            copy(part, &mut source, Some(length), tell).map_err(|stop| match stop {
+            let copied = part.takes(length).and_then(|()| copy(part, &mut source, Some(length), tell));
+            copied.map_err(|stop| match stop {
                 Stop::Passing(why) => about(link, &why),
-                Stop::Lasting(error) => error,
+                Stop::Lasting(error) => about(link, &error.message),
             })
         }
         Place::Web(url) => {
-            let web = Web::new(url).map_err(|fault| stopped(link, fault))?;
+            let web = Web::new().map_err(|fault| stopped(link, fault))?;
             with_retries(link, retries, || from_web(part, &web, url, tell))
         }
     }
 }
 
 fn stopped(link: &Link, fault: Fault) -> Error {
-    let (Fault::Passing(why) | Fault::Lasting(why)) = fault;
+    let (Fault::Passing(why) | Fault::Lasting(why) | Fault::NoPart(why)) = fault;
     about(link, &why)
 }
 
@@ -401,8 +508,8 @@ fn from_web(part: &mut Part, web: &Web, url: &str, tell: Tell) -> std::result::R
         part.restart()?;
     }
     let reply = match web.get(url, part.have, part.tag.as_deref()) {
-        // What is there may be all of it or too much, or the server cannot go on: from the beginning.
-        Err(Fault::Lasting(_)) if part.have > 0 => {
+        // What is there may be too much, or the server cannot go on: from the beginning.
+        Err(Fault::NoPart(_)) if part.have > 0 => {
             part.restart()?;
             web.get(url, 0, None)?
         }
@@ -411,11 +518,9 @@ fn from_web(part: &mut Part, web: &Web, url: &str, tell: Tell) -> std::result::R
     if reply.from != part.have {
         part.restart()?;
     }
+    part.resumed = part.have > 0;
     if let Some(total) = reply.total {
-        if total > BYTES_MAX {
-            return Err(Error::failed(format!("it is {}, more than {}", show_size(total), show_size(BYTES_MAX))).into());
-        }
-        part.room(total.saturating_sub(part.have))?;
+        part.takes(total)?;
     }
     part.tag = reply.tag;
     copy(part, &mut { reply.body }, reply.total, tell)
@@ -425,8 +530,8 @@ fn from_web(part: &mut Part, web: &Web, url: &str, tell: Tell) -> std::result::R
 fn copy(part: &mut Part, from: &mut dyn Read, total: Option<u64>, tell: Tell) -> std::result::Result<(), Stop> {
     let mut chunk = vec![0; CHUNK];
     let mut pace = Pace::new(Instant::now());
-    let mut told = Instant::now();
-    let mut room_at = part.have + ROOM_AGAIN;
+    let mut told = None;
+    let mut room_at = part.have;
     tell(Progress { files: 0, bytes: part.have, of: total });
     loop {
         let n = match from.read(&mut chunk) {
@@ -440,13 +545,13 @@ fn copy(part: &mut Part, from: &mut dyn Read, total: Option<u64>, tell: Tell) ->
         if let Err(slow) = pace.add(now, n as u64) {
             return Err(Stop::Passing(slow));
         }
-        if now.duration_since(told) >= TELL_EVERY {
-            told = now;
+        if told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY) {
+            told = Some(now);
             tell(Progress { files: 0, bytes: part.have, of: total });
         }
         if part.have >= room_at {
             room_at = part.have + ROOM_AGAIN;
-            part.room(total.map_or(0, |total| total.saturating_sub(part.have)))?;
+            part.room(total.map_or(ROOM_AGAIN, |total| total.saturating_sub(part.have)))?;
         }
     }
     tell(Progress { files: 0, bytes: part.have, of: total });
@@ -505,7 +610,7 @@ fn index(link: &Link, spec: &Spec) -> Result<std::result::Result<Link, String>> 
             file.take(INDEX_MAX + 1).read_to_end(&mut text).on("read", path)?;
         }
         Place::Web(url) => {
-            let web = Web::new(url).map_err(|fault| stopped(link, fault))?;
+            let web = Web::new().map_err(|fault| stopped(link, fault))?;
             text = with_retries(link, spec.retries, || {
                 let mut text = Vec::new();
                 let mut body = web.get(url, 0, None)?.body.take(INDEX_MAX + 1);

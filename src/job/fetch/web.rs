@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use ureq::Proxy;
-use ureq::http::{HeaderMap, StatusCode};
+use ureq::http::{HeaderMap, Response, StatusCode};
 
 use crate::job::tls;
+use crate::source::{Link, Place, percent_decoded, short};
 
 /// How long a connection, TLS included, may take.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
@@ -16,6 +17,10 @@ pub const SILENCE: Duration = Duration::from_secs(30);
 /// How many redirects are followed.
 const REDIRECTS: u32 = 5;
 
+/// How much is taken of where a redirect leads, and of other headers.
+const LOCATION_MAX: usize = 8 << 10;
+const LINE_MAX: usize = 200;
+
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -23,6 +28,19 @@ pub enum Fault {
     Passing(String),
     /// It will not, as long as nothing changes.
     Lasting(String),
+    /// The rest of the file is not to be had like that; the whole may be.
+    NoPart(String),
+}
+
+impl Fault {
+    /// The same with something behind it.
+    fn with(self, more: &str) -> Fault {
+        match self {
+            Fault::Passing(why) => Fault::Passing(why + more),
+            Fault::Lasting(why) => Fault::Lasting(why + more),
+            Fault::NoPart(why) => Fault::NoPart(why + more),
+        }
+    }
 }
 
 /// The beginning of a reply.
@@ -39,60 +57,133 @@ pub struct Reply {
 
 /// Who asks web servers.
 pub struct Web {
-    agent: ureq::Agent,
+    http: ureq::Agent,
+    https: ureq::Agent,
 }
 
 impl Web {
-    /// One for this URL. What is asked for by https is only ever taken by https.
-    pub fn new(url: &str) -> Result<Web, Fault> {
-        let https = url.starts_with("https:");
-        let mut config = ureq::Agent::config_builder()
-            .timeout_resolve(Some(CONNECT_TIME))
-            .timeout_connect(Some(CONNECT_TIME))
-            .timeout_recv_response(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .timeout_per_write(Some(SILENCE))
-            .max_redirects(REDIRECTS)
-            .max_redirects_will_error(true)
-            .http_status_as_error(false)
-            .https_only(https)
-            .proxy(proxy(https).map_err(Fault::Lasting)?)
-            .user_agent(concat!("wemixvisor/", env!("CARGO_PKG_VERSION")));
-        // Also an http URL may lead to an https one.
-        config = config.tls_config(tls::config().map_err(Fault::Lasting)?);
-        Ok(Web { agent: config.build().into() })
+    /// One with the proxies and the certificates of this host.
+    pub fn new() -> Result<Web, Fault> {
+        let tls = tls::config().map_err(Fault::Lasting)?;
+        let agent = |https: bool| {
+            let config = ureq::Agent::config_builder()
+                .timeout_resolve(Some(CONNECT_TIME))
+                .timeout_connect(Some(CONNECT_TIME))
+                .timeout_recv_response(Some(SILENCE))
+                .timeout_per_read(Some(SILENCE))
+                .timeout_per_write(Some(SILENCE))
+                .max_redirects(0)
+                .http_status_as_error(false)
+                .https_only(https)
+                .tls_config(tls.clone())
+                .proxy(proxy(https).map_err(Fault::Lasting)?)
+                .user_agent(concat!("wemixvisor/", env!("CARGO_PKG_VERSION")));
+            Ok(config.build().into())
+        };
+        Ok(Web { http: agent(false)?, https: agent(true)? })
     }
 
     /// Asks for a file from a byte on; `tag`: only if the content is still the one of this name.
     pub fn get(&self, url: &str, from: u64, tag: Option<&str>) -> Result<Reply, Fault> {
-        let mut request = self.agent.get(url);
+        let mut url = url.to_owned();
+        let mut shown = String::new();
+        for _ in 0..=REDIRECTS {
+            let elsewhere = |fault: Fault| fault.with(&shown);
+            let reply = self.ask(&url, from, tag).map_err(elsewhere)?;
+            let location = text(reply.headers(), "location", LOCATION_MAX).filter(|_| redirects(reply.status()));
+            match location {
+                None => return judge(reply, from).map_err(elsewhere),
+                Some(location) => url = follow(&url, &location).map_err(Fault::Lasting)?,
+            }
+            shown = format!(" (at {}, where it redirects to)", Place::Web(url.clone()));
+        }
+        Err(Fault::Lasting(format!("more than {REDIRECTS} redirects")))
+    }
+
+    fn ask(&self, url: &str, from: u64, tag: Option<&str>) -> Result<Response<ureq::Body>, Fault> {
+        let agent = if url.starts_with("https:") { &self.https } else { &self.http };
+        let mut request = agent.get(url);
+        if let Some(login) = login(url) {
+            request = request.header("authorization", login);
+        }
         if from > 0 {
             request = request.header("range", format!("bytes={from}-"));
             if let Some(tag) = tag {
                 request = request.header("if-range", tag);
             }
         }
-        let reply = request.call().map_err(|e| fault(&e))?;
-        let (status, headers) = (reply.status(), reply.headers());
-        let length = || headers.get("content-length")?.to_str().ok()?.parse::<u64>().ok();
-        let (from, total) = match status {
-            StatusCode::OK => (0, length()),
-            StatusCode::PARTIAL_CONTENT => {
-                let range = text(headers, "content-range").unwrap_or_default();
-                content_range(&range, length()).filter(|(first, _)| *first == from).ok_or_else(|| {
-                    Fault::Lasting(format!("it sends {range:?} when asked for all from byte {from} on"))
-                })?
-            }
-            _ => return Err(refused(status)),
-        };
-        // A weak name is for content that means the same; here it must be the same.
-        let tag = text(headers, "etag").filter(|tag| !tag.starts_with("W/")).or_else(|| text(headers, "last-modified"));
-        Ok(Reply { from, total, tag, body: reply.into_body().into_reader() })
+        request.call().map_err(|e| fault(&e))
     }
 }
 
-fn text(headers: &HeaderMap, name: &str) -> Option<String> {
-    Some(headers.get(name)?.to_str().ok()?.chars().take(200).collect())
+/// What a reply's status and headers say of its body.
+fn judge(reply: Response<ureq::Body>, from: u64) -> Result<Reply, Fault> {
+    let (status, headers) = (reply.status(), reply.headers());
+    let length = || headers.get("content-length")?.to_str().ok()?.parse::<u64>().ok();
+    let (from, total) = match status {
+        StatusCode::OK => (0, length()),
+        StatusCode::PARTIAL_CONTENT => {
+            let range = text(headers, "content-range", LINE_MAX).unwrap_or_default();
+            content_range(&range, length())
+                .filter(|(first, _)| *first == from)
+                .ok_or_else(|| Fault::NoPart(format!("it sends {range:?} when asked for all from byte {from} on")))?
+        }
+        StatusCode::RANGE_NOT_SATISFIABLE => return Err(Fault::NoPart(words(status))),
+        _ => return Err(refused(status)),
+    };
+    // A weak name is for content that means the same; here it must be the same.
+    let tag = text(headers, "etag", LINE_MAX).filter(|tag| !tag.starts_with("W/"));
+    let tag = tag.or_else(|| text(headers, "last-modified", LINE_MAX));
+    Ok(Reply { from, total, tag, body: reply.into_body().into_reader() })
+}
+
+fn redirects(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+}
+
+/// Where a redirect leads (RFC 3986, 5.2). What was asked for by https is only ever taken by https.
+fn follow(url: &str, location: &str) -> Result<String, String> {
+    let location = location.split('#').next().unwrap_or_default();
+    let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
+    let (authority, path) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let path = path.split('?').next().unwrap_or_default();
+    let origin = format!("{scheme}://{authority}");
+    // A colon before any slash ends a scheme.
+    let absolute = location.split(['/', '?']).next().is_some_and(|start| start.contains(':'));
+    let next = if absolute {
+        location.to_owned()
+    } else if location.starts_with("//") {
+        format!("{scheme}:{location}")
+    } else if location.starts_with('/') {
+        format!("{origin}{location}")
+    } else if location.starts_with('?') || location.is_empty() {
+        format!("{origin}{path}{location}")
+    } else {
+        let (mut above, _) = path.rsplit_once('/').unwrap_or_default();
+        let mut below = location;
+        while let Some((step, rest)) = below.split_once('/').filter(|(step, _)| matches!(*step, "." | "..")) {
+            if step == ".." {
+                above = above.rsplit_once('/').unwrap_or_default().0;
+            }
+            below = rest;
+        }
+        format!("{origin}{above}/{below}")
+    };
+    // Without what stands behind `?`: a checksum in it is none of ours.
+    match Link::parse(next.split('?').next().unwrap_or_default(), None).map(|link| link.place) {
+        Ok(Place::Web(web)) if web.starts_with("https:") || scheme != "https" => {
+            let said = next.split_once("://").map_or("", |(_, rest)| rest);
+            Ok(format!("{}://{said}", web.split("://").next().unwrap_or_default()))
+        }
+        Ok(Place::Web(_)) => Err("it redirects from https to http, which is not followed".to_owned()),
+        Ok(Place::File(_)) | Err(_) => {
+            Err(format!("it redirects to {:?}, which is not followed: only http and https are", printable(&next)))
+        }
+    }
+}
+
+fn text(headers: &HeaderMap, name: &str, most: usize) -> Option<String> {
+    Some(headers.get(name)?.to_str().ok()?.chars().take(most).collect())
 }
 
 /// The first byte and the whole length in `bytes 100-199/200`; the length may be `*`. What contradicts itself says nothing.
@@ -106,11 +197,37 @@ pub fn content_range(text: &str, length: Option<u64>) -> Option<(u64, Option<u64
     (first <= last && to_the_end && as_long).then_some((first, total))
 }
 
-fn refused(status: StatusCode) -> Fault {
-    let why = match status.canonical_reason() {
+/// The name and the password in a URL, as a server wants them (RFC 7617). They are not sent on to where it redirects.
+fn login(url: &str) -> Option<String> {
+    let (_, rest) = url.split_once("://")?;
+    let (said, _) = rest.split(['/', '?']).next()?.rsplit_once('@')?;
+    let (name, password) = said.split_once(':').unwrap_or((said, ""));
+    let meant = |part: &str| percent_decoded(part).unwrap_or_else(|| part.to_owned());
+    Some(format!("Basic {}", base64(format!("{}:{}", meant(name), meant(password)).as_bytes())))
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let bits = (0..3).fold(0, |bits, n| bits << 8 | usize::from(three.get(n).copied().unwrap_or(0)));
+        for n in 0..4 {
+            let digit = DIGITS.get(bits >> (18 - 6 * n) & 63).copied().unwrap_or(b'=');
+            text.push(char::from(if n > three.len() { b'=' } else { digit }));
+        }
+    }
+    text
+}
+
+fn words(status: StatusCode) -> String {
+    match status.canonical_reason() {
         Some(words) => format!("status {} {words}", status.as_u16()),
         None => format!("status {}", status.as_u16()),
-    };
+    }
+}
+
+fn refused(status: StatusCode) -> Fault {
+    let why = words(status);
     let passing = status.is_server_error()
         || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS | StatusCode::TOO_EARLY);
     if passing { Fault::Passing(why) } else { Fault::Lasting(why) }
@@ -122,11 +239,7 @@ pub fn fault(error: &ureq::Error) -> Fault {
     if let Some(why) = tls::explain(error) {
         return Fault::Lasting(why);
     }
-    let lasting = |why: &str| Fault::Lasting(why.to_owned());
     match error {
-        ureq::Error::TooManyRedirects => Fault::Lasting(format!("more than {REDIRECTS} redirects")),
-        ureq::Error::RequireHttpsOnly(_) => lasting("it redirects from https to something else, which is not followed"),
-        ureq::Error::RedirectFailed => lasting("it redirects to nowhere"),
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
             Fault::Lasting(format!("it leads to no address of the web ({})", printable(&error.to_string())))
         }
@@ -135,9 +248,9 @@ pub fn fault(error: &ureq::Error) -> Fault {
     }
 }
 
-/// What came from elsewhere, for a line.
+/// What came from elsewhere, for a line; where a server redirects to may hold a token.
 fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
+    short(text).chars().filter(|c| !c.is_control()).collect()
 }
 
 /// The proxy that the environment names for these URLs; it is asked to connect through.
@@ -167,8 +280,50 @@ fn proxy(https: bool) -> Result<Option<Proxy>, String> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_redirect_leads_only_where_it_may() {
+        for (from, location, to) in [
+            ("http://u:p@h:1/a/b?q#f", "/x?y#z", "http://u:p@h:1/x?y"),
+            ("http://h/a/b?q/r", "c", "http://h/a/c"),
+            ("http://h/a/b/c", "../d", "http://h/a/d"),
+            ("http://h/a", "./../../d/../e", "http://h/d/../e"),
+            ("http://h", "c", "http://h/c"),
+            ("http://h?q/r", "c", "http://h/c"),
+            ("http://h/a?q", "?r", "http://h/a?r"),
+            ("https://h/a", "//other/x", "https://other/x"),
+            ("http://h/a", "HTTPS://other?checksum=1", "https://other?checksum=1"),
+            ("https://h/a", "https://other/x:y", "https://other/x:y"),
+        ] {
+            assert_eq!(follow(from, location).as_deref(), Ok(to), "{from} {location}");
+        }
+        for (from, location, why) in [
+            ("https://h/a", "http://h/a", "from https to http"),
+            ("http://h/a", "file:///etc/passwd?t", "\"file:///etc/passwd\", which is not followed"),
+            ("http://h/a", "ftp://u:p@h/x", "\"ftp://h/x\", which is not followed"),
+            ("http://h/a", "http://", "not followed"),
+            ("http://h/a", "//", "not followed"),
+            ("http://h/a", "/a b", "not followed"),
+        ] {
+            let error = follow(from, location).unwrap_err();
+            assert!(error.contains(why), "{from} {location}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_login_is_sent_as_servers_want_it() {
+        for (url, login) in [
+            ("https://Aladdin:open%20sesame@h/x", Some("Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ==")),
+            ("http://u:p@h:80?x@y", Some("Basic dTpw")),
+            ("http://token@h", Some("Basic dG9rZW46")),
+            ("http://h/@x?u:p@h", None),
+        ] {
+            assert_eq!(super::login(url).as_deref(), login, "{url}");
+        }
+    }
 
     #[test]
     fn a_part_counts_only_when_it_says_what_it_is() {

@@ -27,6 +27,8 @@ pub(super) struct Fetching {
     began: Now,
     progress: Option<Progress>,
     said: Now,
+    /// Whether it was ended because nobody wants it any more.
+    unwanted: bool,
 }
 
 /// A plan whose release could not be fetched.
@@ -94,9 +96,9 @@ impl Machine {
         self.schedule.pending().filter_map(at).min()
     }
 
-    /// Whether a plan still waits for its release.
-    fn is_missing(&self, digest: &str) -> bool {
-        self.schedule.pending().any(|plan| plan.digest == digest && plan.print.is_none())
+    /// Whether this plan still waits for us to fetch its release.
+    fn lacks(&self, digest: &String) -> bool {
+        self.schedule.pending().any(|plan| plan.digest == *digest && self.wanted_source(plan).is_some())
     }
 
     fn is_leaving(&self) -> bool {
@@ -111,11 +113,15 @@ impl Machine {
             self.refused.remove(&digest);
         }
         if let Some(fetching) = &self.fetching {
-            // Withdrawn, or somebody put the release there. Where all of it has come it was the job itself, which is to end well.
+            // Withdrawn, or forbidden by now, or somebody put the release there. Where all of it has come, that was the job
+            // itself, which is to end well.
             let comes = fetching.progress.is_none_or(|p| p.of.is_some_and(|of| p.bytes < of));
             let planned = self.schedule.pending().any(|plan| plan.digest == fetching.digest);
-            if !planned || (comes && !self.is_missing(&fetching.digest)) {
+            if !planned || (comes && !self.lacks(&fetching.digest)) {
                 out.push(Effect::Kill(Role::Fetch));
+                if let Some(fetching) = &mut self.fetching {
+                    fetching.unwanted = true;
+                }
             }
             return;
         }
@@ -140,6 +146,7 @@ impl Machine {
             began: now,
             progress: None,
             said: now,
+            unwanted: false,
         });
         let (retries, skip_checksum) = (self.config.download_retries, self.config.skip_checksum);
         let spec = Spec { release: plan.release, source, retries, skip_checksum };
@@ -161,7 +168,10 @@ impl Machine {
         match result {
             Ok(Report::Fetched(Outcome::Installed(bytes))) => {
                 let took = show_duration(super::whole(self.now.saturating_sub(fetching.began)));
-                self.refused.remove(&fetching.digest);
+                // Where it is not seen nevertheless, it is not fetched again and again.
+                let again = Some(self.now + STAGE_PAUSE);
+                let why = "its release was fetched and is gone".to_owned();
+                self.refused.insert(fetching.digest, Refused { tries: 0, again, why });
                 say(
                     out,
                     Level::Info,
@@ -171,7 +181,7 @@ impl Machine {
                 self.stage_tries.remove(release);
                 self.ask_look(out);
             }
-            Ok(Report::Fetched(Outcome::WrongChecksum(why))) => {
+            Ok(Report::Fetched(Outcome::WrongChecksum(why) | Outcome::Unfit(why))) => {
                 say(
                     out,
                     Level::Error,
@@ -183,7 +193,8 @@ impl Machine {
                 self.fetch_next(out);
             }
             Ok(_) => {}
-            Err(_) if self.is_leaving() || !self.is_missing(&fetching.digest) => self.fetch_next(out),
+            // Withdrawn meanwhile, or brought by somebody else: the next one.
+            Err(_) if fetching.unwanted || self.is_leaving() || !self.lacks(&fetching.digest) => self.fetch_next(out),
             Err(why) => {
                 let before = self.refused.get(&fetching.digest);
                 let tries = before.map_or(0, |refused| refused.tries);

@@ -264,7 +264,7 @@ impl Machine {
                 Standing::Conflict(why) => ("conflict", why.clone()),
                 Standing::Held(why) => ("held", why.clone()),
             };
-            json!({"name": plan.name, "height": plan.height, "state": state, "note": note, "file": plan.file, "description": plan.description})
+            json!({"name": plan.name, "height": plan.height, "state": state, "note": note, "file": plan.file, "description": plan.description, "batch": plan.batch})
         };
         self.schedule.entries.iter().map(shape).collect()
     }
