@@ -34,7 +34,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The block of the first turn, the blocks between two turns, and the first block of the new release.
 const START: u64 = 15;
-const SPACING: u64 = 2 * VALIDATORS as u64 + 10;
+const SPACING: u64 = 2 * VALIDATORS as u64 + 16;
 const HEIGHT: u64 = START + VALIDATORS as u64 * SPACING + 20;
 
 /// How long nothing may happen.

@@ -31,7 +31,7 @@ struct Validators {
 /// So many blocks between two turns that one which is not back makes the next one wait: what it signed before is no longer
 /// among the last two rounds of the set.
 fn spacing(validators: usize) -> u64 {
-    2 * validators as u64 + 10
+    2 * validators as u64 + 16
 }
 
 impl Validators {
@@ -242,7 +242,7 @@ fn while_one_is_down_the_others_wait_and_go_at_the_height() {
 
 #[test]
 fn those_that_waited_go_one_by_one_when_the_one_that_was_down_is_back() {
-    let all = Validators::new(4, 400, Some(json!({"start": START, "spacing": 2})));
+    let all = Validators::new(4, 400, Some(json!({"start": START, "spacing": spacing(4)})));
     let mut visors = all.supervise_all(&[]);
     all.until_head(3);
     let (last, others) = all.turns.split_last().unwrap();
