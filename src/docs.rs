@@ -13,9 +13,20 @@ const README: &str = include_str!("../README.md");
 /// Variables that may be named although they are no settings: where the settings are, and two of cosmovisor's.
 const NO_SETTINGS: &[&str] = &["DAEMON_CONFIG", "DAEMON_GRPC_ADDRESS", "DAEMON_DOWNLOAD_MUST_HAVE_CHECKSUM"];
 
-/// Options that may be named although they are not ours: the node's in examples, and those of the tools that build us.
-const NOT_OURS: &[&str] =
-    &["--datadir", "--http", "--http.port", "--ipcpath", "--mine", "--example", "--release", "--target", "--test"];
+/// Options that may be named although they are not ours: the node's in examples, and those of the tools that build us and of
+/// what they run.
+const NOT_OURS: &[&str] = &[
+    "--datadir",
+    "--http",
+    "--http.port",
+    "--ipcpath",
+    "--mine",
+    "--example",
+    "--release",
+    "--target",
+    "--test",
+    "--naive",
+];
 
 /// The manual page with its flags as one reads them: `.Fl -home` and `\-\-home` are both `--home`.
 fn man() -> String {
