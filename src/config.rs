@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use toml_edit::{Document, Item, Value};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, printable};
 
 mod parse;
 mod table;
@@ -260,7 +260,7 @@ impl Notes {
                 }
                 None => self.problems.push(format!(
                     "{}: no such setting (flag --set); {}",
-                    short(typed),
+                    printable(&short(typed)),
                     remedy(typed, true)
                 )),
             }
@@ -284,7 +284,8 @@ impl Notes {
             Ok(document) => document,
             Err(e) => {
                 let place = e.span().map_or(String::new(), |span| format!(", line {}", line_of(&text, span.start)));
-                self.problems.push(format!("{shown}{place}: not TOML: {}", e.message().replace('\n', "; ")));
+                self.problems
+                    .push(format!("{shown}{place}: not TOML: {}", printable(&e.message().replace('\n', "; "))));
                 return Vec::new();
             }
         };
@@ -300,9 +301,11 @@ impl Notes {
                         "node_args ({place}) must be a list of strings, such as [\"--datadir\", \"/data\"]"
                     )),
                 },
-                (None, _) => {
-                    self.problems.push(format!("{}: no such setting ({place}); {}", short(key), remedy(key, true)))
-                }
+                (None, _) => self.problems.push(format!(
+                    "{}: no such setting ({place}); {}",
+                    printable(&short(key)),
+                    remedy(key, true)
+                )),
                 (Some(setting), _) if setting.variable == "DAEMON_HOME" && !may_move_home => {
                     self.problems
                         .push(format!("daemon_home ({place}): a file in the home cannot say where the home is; set DAEMON_HOME or give --home"));
@@ -606,7 +609,7 @@ mod tests {
         );
         let own = folder.file(
             "wemixvisor/config.toml",
-            "# mine\ndaemon_name = 'f'\ndaemon_network = 'f'\nvalidator_mode = true\ndaemon_max_memory = '1GiB'\nnode_args = ['--port', 1]",
+            "# mine\ndaemon_name = 'f'\ndaemon_network = 'f'\nvalidator_mode = true\ndaemon_event_command = '/x'\nnode_args = ['--port', 1]",
         );
         let etc = etc.to_str().unwrap();
         let settings = from(
@@ -625,7 +628,7 @@ mod tests {
         assert_eq!(told("DAEMON_POLL_INTERVAL"), ("300ms", "default".to_owned()));
         assert_eq!(settings.files, [Path::new(etc), &own]);
         assert_eq!(settings.node_args, ["--port", "1"]);
-        assert_eq!(settings.warnings, ["DAEMON_MAX_MEMORY is accepted but this version does not act on it yet"]);
+        assert_eq!(settings.warnings, ["DAEMON_EVENT_COMMAND is accepted but this version does not act on it yet"]);
 
         // A file named takes the place of the home's, and it may say where the home is; DAEMON_CONFIG names one too.
         let other = folder.file("other.toml", "daemon_network = 'o'\ndaemon_home = '/o'");

@@ -17,15 +17,16 @@ const NO_SETTINGS: &[&str] = &["DAEMON_CONFIG", "DAEMON_GRPC_ADDRESS", "DAEMON_D
 /// what they run.
 const NOT_OURS: &[&str] = &[
     "--datadir",
+    "--fuzz-dir",
     "--http",
     "--http.port",
     "--ipcpath",
     "--mine",
+    "--naive",
     "--example",
     "--release",
     "--target",
     "--test",
-    "--naive",
 ];
 
 /// The manual page with its flags as one reads them: `.Fl -home` and `\-\-home` are both `--home`.

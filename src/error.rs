@@ -63,6 +63,11 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// What came from elsewhere, for a line: without what would speak to a terminal, and not long.
+pub fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
 /// Names the file in an I/O error: `home/data: Permission denied`; as manifests write names, so that none speaks to a
 /// terminal.
 pub trait OnFile<T> {

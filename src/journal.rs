@@ -256,7 +256,8 @@ impl Phases {
 
     /// All parts together, in milliseconds.
     pub fn total(&self) -> u64 {
-        [self.stop, self.backup, self.hook, self.switch, self.start].into_iter().flatten().sum()
+        let parts = [self.stop, self.backup, self.hook, self.switch, self.start];
+        parts.into_iter().flatten().fold(0, u64::saturating_add)
     }
 }
 

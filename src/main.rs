@@ -18,6 +18,11 @@ mod schedule;
 mod source;
 mod supervise;
 
+// For the fuzzer, to which this file is a library, and for the tests, which replay what it found.
+#[cfg(any(test, fuzzing))]
+#[path = "../tests/fuzz/targets.rs"]
+pub mod targets;
+
 use std::process::ExitCode;
 
 use cli::{Command, ConfigCommand, Invocation};

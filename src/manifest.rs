@@ -146,7 +146,7 @@ impl<W: Write> Writer<W> {
         self.out.write_all(if self.totals.count == 0 { b"\n" } else { b",\n" })?;
         self.out.write_all(serde_json::to_string(entry)?.as_bytes())?;
         self.totals.count += 1;
-        self.totals.bytes += entry.size;
+        self.totals.bytes = self.totals.bytes.wrapping_add(entry.size);
         Ok(())
     }
 

@@ -9,6 +9,10 @@ use crate::home::Name;
 /// The most that is read of a plan file, in bytes.
 pub const MAX_BYTES: u64 = 1 << 20;
 
+/// How deep `info` may be nested. What reads JSON stops at 128, and a plan lies deeper in a journal and in messages than in its
+/// file.
+const DEPTH_MAX: usize = 64;
+
 /// One upgrade: from which block on which release must run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
@@ -138,6 +142,7 @@ pub fn one(value: &Value) -> Result<Plan, String> {
     let height = height(object.get("height").ok_or("height is missing")?)?;
     let info = match object.get("info") {
         None => Value::Null,
+        Some(info) if !shallow(info, DEPTH_MAX) => return Err(format!("info is nested more than {DEPTH_MAX} deep")),
         Some(info @ (Value::Null | Value::String(_) | Value::Object(_))) => info.clone(),
         Some(other) => return Err(format!("info is an object or a string, not {}", short(other))),
     };
@@ -150,9 +155,19 @@ pub fn one(value: &Value) -> Result<Plan, String> {
     Ok(Plan { name, height, info, batch, retry })
 }
 
+/// Whether a value is nested no deeper than so.
+fn shallow(value: &Value, depth: usize) -> bool {
+    let below = depth.saturating_sub(1);
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+        Value::Array(items) => depth > 0 && items.iter().all(|item| shallow(item, below)),
+        Value::Object(object) => depth > 0 && object.values().all(|item| shallow(item, below)),
+    }
+}
+
 /// A value as an error shows it.
 pub fn short(value: &Value) -> String {
-    let text = value.to_string();
+    let text = value.to_string().replace(char::is_control, "");
     if text.len() > 40 { format!("{}…", text.chars().take(40).collect::<String>()) } else { text }
 }
 
@@ -192,6 +207,8 @@ mod tests {
             (r#"{"name":"v2","height":1.5}"#, "from 1 to"),
             (r#"{"name":"v2","height":"12"}"#, "from 1 to"),
             (r#"{"name":"v2","height":9223372036854775808}"#, "from 1 to"),
+            (r#"{"name":"v2","height":"\u009b2J"}"#, "not \"2J\""),
+            (&format!(r#"{{"name":"v2","height":7,"info":{{"a":{}{}}}}}"#, "[".repeat(64), "]".repeat(64)), "64 deep"),
             (r#"{"name":"v2","height":7,"info":12}"#, "info is an object or a string"),
             (r#"{"name":"../x","height":7}"#, "no name of an upgrade"),
             (r#"[{"name":"v2","height":7},{"name":"v3"}]"#, "plan 2: height is missing"),
@@ -203,6 +220,14 @@ mod tests {
         }
         assert!(parse(&[0xff, 0xfe]).unwrap_err().contains("UTF-8"));
         assert!(parse(&vec![b' '; 1 + (1 << 20)]).unwrap_err().contains("1 MiB"));
+    }
+
+    #[test]
+    fn a_plan_that_was_written_down_is_the_same_plan() {
+        for number in ["0.1", "-0.0", "1.7976931347246317e308", "5e-324", "18446744073709551615"] {
+            let plans = parse(format!(r#"{{"name":"v2","height":7,"info":{{"a":{number}}}}}"#).as_bytes()).unwrap();
+            assert_eq!(parse(&serde_json::to_vec(&plans).unwrap()), Ok(plans), "{number}");
+        }
     }
 
     #[test]

@@ -83,6 +83,14 @@ pub fn machine() -> Option<String> {
     (!id.is_empty()).then(|| name(&Sha256::digest(format!("wemixvisor {id}"))))
 }
 
+/// Resident memory of a process, in bytes.
+pub fn resident(pid: u32) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let kib: u64 =
+        status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kib.saturating_mul(1024))
+}
+
 /// The kernel's id of this boot.
 pub fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|s| s.trim().to_owned()).unwrap_or_default()

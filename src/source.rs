@@ -1,11 +1,14 @@
 //! Where a release can be fetched, as the `info` of a plan says it. Pure: nothing is asked of disk or network.
 
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256, Sha512};
+
+use crate::manifest::encode;
 
 /// The key of this machine in `info.binaries`: operating system and processor in Go's words.
 pub const PLATFORM: &str = if cfg!(target_arch = "aarch64") { "linux/arm64" } else { "linux/amd64" };
@@ -126,7 +129,7 @@ impl fmt::Display for Place {
     /// As it may be logged: names and passwords, and what stands behind `?`, may be secrets.
     fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
         match self {
-            Place::File(path) => write!(f, "{}", path.display()),
+            Place::File(path) => f.write_str(&encode(path.as_os_str().as_bytes())),
             Place::Web(url) => {
                 let bare = url.split('?').next().unwrap_or_default();
                 let (scheme, rest) = bare.split_once("://").unwrap_or(("", bare));
@@ -150,7 +153,7 @@ impl Link {
     pub fn parse(text: &str, beside: Option<&str>) -> Result<Link, String> {
         let text = text.trim();
         let shown = short(text);
-        if text.len() > URL_MAX || text.contains(|c: char| c.is_control() || c == ' ') {
+        if text.len() > URL_MAX || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
             return Err(format!("{shown:?} is no URL: it is too long, or has spaces or control characters in it"));
         }
         let text = text.split('#').next().unwrap_or_default();

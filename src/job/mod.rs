@@ -9,6 +9,7 @@ pub mod clear;
 pub mod durable;
 pub mod fetch;
 pub mod look;
+pub mod measure;
 pub mod probe;
 pub mod rpc;
 pub mod shim;
@@ -36,6 +37,8 @@ pub enum Job {
     Look,
     /// Ask the node where it is and who it is.
     Probe(probe::Spec),
+    /// Look at the node's memory and disk.
+    Measure(measure::Spec),
     /// Ask another node of the chain for its head.
     Reference(Vec<Address>),
     /// Check that a release can be run.
@@ -152,6 +155,8 @@ pub enum Report {
     Surveyed(Box<look::Survey>),
     /// Of `Probe`.
     Probed(Box<probe::Probed>),
+    /// Of `Measure`.
+    Measured(measure::Measured),
     /// Of `Reference`.
     ReferenceHead(u64),
     /// Of `Stage`.
@@ -210,6 +215,7 @@ fn run(home: &Home, job: Job) -> Result<Report> {
     match job {
         Job::Look => Ok(Report::Surveyed(Box::new(look::look(home)))),
         Job::Probe(spec) => probe::probe(home, &spec).map(|probed| Report::Probed(Box::new(probed))),
+        Job::Measure(spec) => Ok(Report::Measured(measure::measure(home, &spec))),
         Job::Reference(addresses) => validators::reference_head(&addresses).map(Report::ReferenceHead),
         Job::Stage(spec) => Ok(Report::Staged(stage::stage(home, &spec))),
         Job::Fetch(spec) => {

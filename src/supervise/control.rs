@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use crate::error::{Code, OnFile, Result};
+use crate::error::{Code, OnFile, Result, printable};
 use crate::home::{Home, Name, Release};
 
 /// The largest request, in bytes.
@@ -135,7 +135,12 @@ impl Control {
         if let Ok(owner) = home.owner() {
             crate::job::durable::give(&path, owner)?;
         }
-        Ok(Control { listener, clients: BTreeMap::new(), next: 1, rests_until: None, home: home.clone() })
+        Ok(Control::at(listener, home))
+    }
+
+    /// Serves whom this listener lets in; it must not wait.
+    pub fn at(listener: UnixListener, home: &Home) -> Control {
+        Control { listener, clients: BTreeMap::new(), next: 1, rests_until: None, home: home.clone() }
     }
 
     /// Removes the socket: nobody is here any more.
@@ -230,7 +235,10 @@ impl Control {
                         Some(Happening::Asked(id, request))
                     }
                     Err(e) => {
-                        self.reply(id, &Reply::error(Code::Usage, format!("no request: {e}")));
+                        self.reply(
+                            id,
+                            &Reply::error(Code::Usage, format!("no request: {}", printable(&e.to_string()))),
+                        );
                         None
                     }
                 };

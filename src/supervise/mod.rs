@@ -2,11 +2,12 @@
 
 pub mod child;
 pub mod control;
+pub mod health;
 pub mod log;
 pub mod machine;
 pub mod output;
 pub mod reactor;
-pub mod signals;
+mod signals;
 pub mod validator;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -228,6 +228,7 @@ impl Reactor {
             }
             Role::Look
             | Role::Probe
+            | Role::Measure
             | Role::Reference
             | Role::Stage
             | Role::Fetch

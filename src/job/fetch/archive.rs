@@ -14,7 +14,7 @@ use flate2::read::MultiGzDecoder;
 use tar::{Archive, EntryType};
 
 use crate::config::show_size;
-use crate::error::{Error, OnFile, Result};
+use crate::error::{Error, OnFile, Result, printable};
 use crate::job::{check, durable};
 use crate::manifest::encode;
 
@@ -95,7 +95,7 @@ fn told(error: &io::Error) -> String {
         return "it is cut short".to_owned();
     }
     // They may quote the archive.
-    encode(text.chars().take(200).collect::<String>().as_bytes())
+    printable(&text)
 }
 
 /// The content of an archive, as long as it is not too much for its size.

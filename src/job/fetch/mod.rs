@@ -526,6 +526,29 @@ fn from_web(part: &mut Part, web: &Web, url: &str, tell: Tell) -> std::result::R
     copy(part, &mut { reply.body }, reply.total, tell)
 }
 
+/// One try over this web to go on with a file that has begun: all of it, and its sum when that is not as it should be.
+#[cfg(any(test, fuzzing))]
+pub fn try_once(
+    home: &Home,
+    spec: &Spec,
+    web: &Web,
+    begun: &[u8],
+    tag: Option<&str>,
+) -> Result<(Vec<u8>, Option<Checksum>)> {
+    let link = spec.source.link();
+    let Place::Web(url) = &link.place else { return Err(about(link, "it is not on the web")) };
+    let owner = home.owner().on("read", home.root())?;
+    durable::make_dirs(&home.staging(), 0o700, owner)?;
+    let mut part = Part::open(&home.staging(), spec, link, owner)?;
+    part.restart()?;
+    part.add(begun.to_vec(), begun.len())?;
+    part.tag = tag.map(str::to_owned);
+    with_retries(link, 0, || from_web(&mut part, web, url, &mut |_| ()))?;
+    let mut bytes = Vec::new();
+    part.file.rewind().and_then(|()| part.file.read_to_end(&mut bytes)).on("read", &part.path)?;
+    Ok((bytes, part.finish()?))
+}
+
 /// Takes all that comes, as long as that is fast enough.
 fn copy(part: &mut Part, from: &mut dyn Read, total: Option<u64>, tell: Tell) -> std::result::Result<(), Stop> {
     let mut chunk = vec![0; CHUNK];

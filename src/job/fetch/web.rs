@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use ureq::Proxy;
+use ureq::config::Config;
 use ureq::http::{HeaderMap, Response, StatusCode};
 
+use crate::error::printable;
 use crate::job::tls;
 use crate::source::{Link, Place, percent_decoded, short};
 
@@ -64,23 +66,30 @@ pub struct Web {
 impl Web {
     /// One with the proxies and the certificates of this host.
     pub fn new() -> Result<Web, Fault> {
-        let tls = tls::config().map_err(Fault::Lasting)?;
-        let agent = |https: bool| {
-            let config = ureq::Agent::config_builder()
-                .timeout_resolve(Some(CONNECT_TIME))
-                .timeout_connect(Some(CONNECT_TIME))
-                .timeout_recv_response(Some(SILENCE))
-                .timeout_per_read(Some(SILENCE))
-                .timeout_per_write(Some(SILENCE))
-                .max_redirects(0)
-                .http_status_as_error(false)
-                .https_only(https)
-                .tls_config(tls.clone())
-                .proxy(proxy(https).map_err(Fault::Lasting)?)
-                .user_agent(concat!("wemixvisor/", env!("CARGO_PKG_VERSION")));
-            Ok(config.build().into())
-        };
-        Ok(Web { http: agent(false)?, https: agent(true)? })
+        Ok(Web { http: Web::config(false)?.into(), https: Web::config(true)?.into() })
+    }
+
+    /// One that this agent, with [`Web::config`], asks for in any case.
+    #[cfg(any(test, fuzzing))]
+    pub fn over(agent: ureq::Agent) -> Web {
+        Web { http: agent.clone(), https: agent }
+    }
+
+    /// How URLs of http, or of https, are asked for.
+    pub fn config(https: bool) -> Result<Config, Fault> {
+        let config = ureq::Agent::config_builder()
+            .timeout_resolve(Some(CONNECT_TIME))
+            .timeout_connect(Some(CONNECT_TIME))
+            .timeout_recv_response(Some(SILENCE))
+            .timeout_per_read(Some(SILENCE))
+            .timeout_per_write(Some(SILENCE))
+            .max_redirects(0)
+            .http_status_as_error(false)
+            .https_only(https)
+            .tls_config(tls::config().map_err(Fault::Lasting)?)
+            .proxy(proxy(https).map_err(Fault::Lasting)?)
+            .user_agent(concat!("wemixvisor/", env!("CARGO_PKG_VERSION")));
+        Ok(config.build())
     }
 
     /// Asks for a file from a byte on; `tag`: only if the content is still the one of this name.
@@ -177,7 +186,7 @@ fn follow(url: &str, location: &str) -> Result<String, String> {
         }
         Ok(Place::Web(_)) => Err("it redirects from https to http, which is not followed".to_owned()),
         Ok(Place::File(_)) | Err(_) => {
-            Err(format!("it redirects to {:?}, which is not followed: only http and https are", printable(&next)))
+            Err(format!("it redirects to {:?}, which is not followed: only http and https are", brief(&next)))
         }
     }
 }
@@ -241,16 +250,16 @@ pub fn fault(error: &ureq::Error) -> Fault {
     }
     match error {
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-            Fault::Lasting(format!("it leads to no address of the web ({})", printable(&error.to_string())))
+            Fault::Lasting(format!("it leads to no address of the web ({})", brief(&error.to_string())))
         }
-        ureq::Error::Timeout(_) => Fault::Passing(format!("nothing comes ({})", printable(&error.to_string()))),
-        _ => Fault::Passing(printable(error.to_string().trim_start_matches("io: "))),
+        ureq::Error::Timeout(_) => Fault::Passing(format!("nothing comes ({})", brief(&error.to_string()))),
+        _ => Fault::Passing(brief(error.to_string().trim_start_matches("io: "))),
     }
 }
 
 /// What came from elsewhere, for a line; where a server redirects to may hold a token.
-fn printable(text: &str) -> String {
-    short(text).chars().filter(|c| !c.is_control()).collect()
+fn brief(text: &str) -> String {
+    printable(&short(text))
 }
 
 /// The proxy that the environment names for these URLs; it is asked to connect through.

@@ -195,6 +195,7 @@ impl Machine {
         }
         self.plan_probe();
         self.plan_alarm();
+        self.watch_for_hang();
         self.consider_ahead(out);
         self.after_up(out);
     }

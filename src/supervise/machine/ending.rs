@@ -120,10 +120,11 @@ impl Machine {
                 if self.grace.progress() {
                     self.life.progress = self.now;
                 }
-                if !self.on_trial() || self.life.answered.is_some() {
+                if (!self.on_trial() || self.life.answered.is_some()) && !self.may_hang() {
                     self.sample_at = None;
                 }
                 self.judge(out);
+                self.end_hang(out);
             }
             State::Boot
             | State::Starting

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use log::Level;
 
-use super::{Effect, Machine, Now, PROBE_TIME, Role, State, say};
+use super::{Effect, Hold, Machine, Now, PROBE_TIME, Role, State, say};
 use crate::config::show_duration;
 use crate::job::{Job, Report};
 use crate::journal::Journal;
@@ -34,7 +34,7 @@ impl Machine {
     /// Holds the start, if that is called for.
     pub(super) fn hold(&mut self, out: &mut Vec<Effect>) -> bool {
         let Some(until) = self.held_until() else { return false };
-        self.state = State::Held { until };
+        self.state = State::Held { until, why: Hold::Signed };
         if !self.config.reference_rpc.is_empty() && self.last_end.is_some_and(|(_, clean)| !clean) {
             self.reference_at = Some(self.now);
         }
@@ -46,7 +46,7 @@ impl Machine {
     /// Asks another node whether the chain has gone on without this one.
     pub(super) fn ask_reference(&mut self, out: &mut Vec<Effect>) {
         self.reference_at = None;
-        if let State::Held { .. } = self.state {
+        if let State::Held { why: Hold::Signed, .. } = self.state {
             let addresses = self.config.reference_rpc.clone();
             let count = u32::try_from(addresses.len()).unwrap_or(1).max(1);
             self.start_job(Role::Reference, Job::Reference(addresses), PROBE_TIME * count, out);
@@ -55,7 +55,7 @@ impl Machine {
 
     /// The chain is two blocks further than this node ever told: what it signed last is decided.
     pub(super) fn reference_told(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
-        let State::Held { until } = self.state else { return };
+        let State::Held { until, why: Hold::Signed } = self.state else { return };
         self.reference_at = Some(self.now + REFERENCE_PAUSE).filter(|at| *at < until);
         let head = match result {
             Ok(Report::ReferenceHead(head)) => head,

@@ -93,6 +93,7 @@ impl Machine {
         self.probe_at = Some(self.now + Duration::from_millis(100));
         self.no_head_since.get_or_insert(self.now);
         self.prune_at.get_or_insert(self.now + backup::PRUNE_FIRST);
+        self.health.measure_at = Some(self.now);
         self.plan_alarm();
         if self.on_trial() {
             self.grace = Grace::default();
@@ -184,6 +185,9 @@ impl Machine {
                     ),
                 );
                 self.state = State::Deciding(exit);
+                if exit == Exit::Code(0) && self.life.answered.is_some() {
+                    self.measure(out);
+                }
                 // What the node wrote just before its end must be seen before it is decided upon.
                 if !self.watching || self.look_wanted {
                     self.ask_look(out);
@@ -251,6 +255,14 @@ impl Machine {
                 plans::AfterDeath::Begun | plans::AfterDeath::Wait => return,
                 plans::AfterDeath::None => {}
             },
+        }
+        if exit == Exit::Code(0) && self.life.answered.is_some() {
+            if self.asks_for_room() {
+                return;
+            }
+            if self.is_full() {
+                return self.wait_for_room(out);
+            }
         }
         let life = &self.life;
         if exit == Exit::Code(0)

@@ -10,6 +10,7 @@ mod backup;
 mod ending;
 mod fetching;
 mod grace;
+mod health;
 mod hold;
 mod hook;
 mod life;
@@ -72,6 +73,8 @@ pub enum Role {
     Hook,
     /// The job that copies beforehand what a backup will need.
     Ahead,
+    /// The job that looks at memory and disk.
+    Measure,
     /// The job that removes old backups.
     Prune,
     /// The job that waits until nobody holds the data.
@@ -191,6 +194,15 @@ pub enum Then {
     Exit(u8),
 }
 
+/// Why no node is started for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hold {
+    /// A validator that started now could sign twice.
+    Signed,
+    /// There is no room for its data.
+    Room,
+}
+
 /// Where the supervisor stands.
 #[derive(Clone, Debug, PartialEq)]
 pub enum State {
@@ -207,10 +219,12 @@ pub enum State {
         /// When it is started.
         until: Now,
     },
-    /// No node lives until then: a validator is not started while it could sign twice.
+    /// No node lives until then.
     Held {
-        /// When it is started.
+        /// When it is started, or looked at again.
         until: Now,
+        /// What for.
+        why: Hold,
     },
     /// A hook runs.
     Hooking {
@@ -398,6 +412,7 @@ pub struct Machine {
     /// Before that the hook is not tried again.
     hook_after: Option<Now>,
     ahead: backup::Ahead,
+    health: health::Health,
     prune_at: Option<Now>,
     /// When another node of the chain is asked whether a start must be held any longer.
     reference_at: Option<Now>,
@@ -445,6 +460,8 @@ const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// How many are made without it within this time.
 const QUICK_LOOKS: u32 = 40;
 const LOOKS_WINDOW: Duration = Duration::from_secs(1);
+/// A measuring that brings nothing is made again after so long.
+const MEASURE_AGAIN: Duration = Duration::from_secs(15);
 /// How long a step that is under way may hold up the end of the program.
 const STEP_TIME: Duration = Duration::from_secs(10);
 
@@ -506,6 +523,7 @@ impl Machine {
             hook_until: None,
             hook_after: None,
             ahead: backup::Ahead::default(),
+            health: health::Health::default(),
             prune_at: None,
             reference_at: None,
             last_end: None,
@@ -550,6 +568,7 @@ impl Machine {
             Event::Done(Role::Look, result) => self.looked(result, out),
             Event::Done(Role::Probe, result) => self.probed(result, out),
             Event::Done(Role::Reference, result) => self.reference_told(result, out),
+            Event::Done(Role::Measure, result) => self.measured(result, out),
             Event::Done(Role::Stage, result) => self.stage_done(result, out),
             Event::Done(Role::Fetch, result) => self.fetched(result, out),
             Event::Done(Role::Step, result) => self.step_done(result, out),
@@ -593,7 +612,8 @@ impl Machine {
 
     /// When something is to happen without any event.
     pub fn wake_at(&self) -> Option<Now> {
-        let pause = if let State::Backoff { until } | State::Held { until } = self.state { Some(until) } else { None };
+        let pause =
+            if let State::Backoff { until } | State::Held { until, .. } = self.state { Some(until) } else { None };
         let stage = self.next_stage_try();
         let retry = self.step_retry.as_ref().filter(|_| self.may_retry()).map(|retry| retry.at);
         [
@@ -613,6 +633,7 @@ impl Machine {
             self.hook_until,
             self.prune_at,
             self.reference_at,
+            self.health.measure_at.filter(|_| self.state == State::Up),
         ]
         .into_iter()
         .flatten()
@@ -631,7 +652,12 @@ impl Machine {
 
     fn tick(&mut self, out: &mut Vec<Effect>) {
         match self.state {
-            State::Backoff { until } | State::Held { until } if self.now >= until => self.go(out),
+            State::Backoff { until } | State::Held { until, why: Hold::Signed } if self.now >= until => self.go(out),
+            State::Held { until, why: Hold::Room } if self.now >= until => {
+                // What comes of it ends the hold, or prolongs it.
+                self.state = State::Held { until: self.now + MEASURE_AGAIN, why: Hold::Room };
+                self.measure(out);
+            }
             State::Boot
             | State::Starting
             | State::Up
@@ -699,6 +725,9 @@ impl Machine {
         }
         if self.due(self.prune_at) {
             self.prune(out);
+        }
+        if self.state == State::Up && self.due(self.health.measure_at) {
+            self.measure(out);
         }
         if self.due(self.reference_at) {
             self.ask_reference(out);

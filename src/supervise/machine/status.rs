@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Machine, State, Then};
+use super::{Hold, Machine, State, Then};
 use crate::config::show_duration;
 use crate::job::clear::list;
 use crate::journal::{Journal, Stage, expected_downtime, rfc3339, unix_now};
@@ -52,7 +52,7 @@ impl Machine {
             "network": self.config.network,
             "binary": self.home.current_binary(),
             "version": self.version(),
-            "health": self.health(),
+            "health": self.health_status(),
             "release": self.current.as_ref().map(ToString::to_string),
             "height": life.head.or(self.known.head.as_ref().map(|head| head.number)),
             "head_known": life.head.is_some(),
@@ -80,53 +80,20 @@ impl Machine {
             .or_else(|| self.known.client_version.clone())
     }
 
-    fn health(&self) -> Value {
-        let life = &self.life;
-        let runs = self.state == State::Up;
-        let mut checks = serde_json::Map::new();
-        let mut check = |name: &str, healthy: bool, error: String, figures: Value| {
-            let mut entry = json!({"name": name, "healthy": healthy, "error": error});
-            if let (Some(entry), Value::Object(figures)) = (entry.as_object_mut(), figures) {
-                entry.extend(figures);
-            }
-            checks.insert(name.to_owned(), entry);
-        };
-        let process_error = if runs { String::new() } else { "the node does not run".to_owned() };
-        check("process", runs, process_error, json!({}));
-        let rpc_error = life
-            .rpc_error
-            .clone()
-            .unwrap_or_else(|| if runs { "not asked yet".to_owned() } else { "the node does not run".to_owned() });
-        let answers = runs && life.answered.is_some() && life.silent_since.is_none();
-        check(
-            "rpc_endpoint",
-            answers,
-            if answers { String::new() } else { rpc_error },
-            json!({"latency_ms": life.latency_ms}),
-        );
-        if answers {
-            let least = self.config.min_peers;
-            let few = life.peers.is_some_and(|peers| peers < least);
-            let error = if few { format!("fewer than {least} peers") } else { String::new() };
-            check("peer_count", !few, error, json!({"peers": life.peers, "min_required": least}));
-            let figures = json!({"syncing": life.syncing.is_some(), "current_block": life.head, "highest_block": life.syncing.or(life.head)});
-            check("sync_status", true, String::new(), figures);
-        }
-        if self.headless() {
-            check("pending_plan", false, "a plan waits for a height, but no head is known".to_owned(), json!({}));
-        }
-        json!({"healthy": self.healthy(), "timestamp": rfc3339(unix_now()), "checks": checks})
-    }
-
     fn held(&self) -> Value {
-        let State::Held { until } = self.state else { return Value::Null };
+        let State::Held { until, why } = self.state else { return Value::Null };
+        if why == Hold::Room {
+            // Nobody can tell when there will be.
+            return json!({"reason": self.room(), "until": Value::Null});
+        }
         let left = until.saturating_sub(self.now).as_secs_f64().ceil();
         json!({"reason": self.why_held(), "until": rfc3339(unix_now() + left as u64)})
     }
 
     fn waits_for(&self) -> Option<String> {
         match &self.state {
-            State::Held { until } => {
+            State::Held { why: Hold::Room, .. } => Some(format!("room: {}", self.room())),
+            State::Held { until, why: Hold::Signed } => {
                 Some(format!("the end of the hold in {}", show_duration(secs(until.saturating_sub(self.now)))))
             }
             State::Hooking { told: Some(_), .. } => Some(format!("{} to end", self.hook_name())),
@@ -160,7 +127,7 @@ impl Machine {
             None => match self.schedule.pending().next() {
                 Some(plan) => {
                     let (phase, waits_for, eta) = self.waiting(plan);
-                    json!({"name": plan.name, "height": plan.height, "phase": phase, "waits_for": waits_for, "eta_seconds": eta, "progress": self.fetched_so_far(plan), "checks": self.checks(plan), "downtime": self.expected_downtime(plan)})
+                    json!({"name": plan.name, "height": plan.height, "phase": phase, "waits_for": waits_for, "eta_seconds": eta, "progress": self.fetched_so_far(plan), "checks": self.staging_checks(plan), "downtime": self.expected_downtime(plan)})
                 }
                 None => Value::Null,
             },
@@ -198,7 +165,7 @@ impl Machine {
     }
 
     /// What was looked at of a plan's release, and what was found.
-    fn checks(&self, plan: &Found) -> Value {
+    fn staging_checks(&self, plan: &Found) -> Value {
         self.staged.get(&plan.release).map_or_else(|| json!([]), |staged| json!(staged.checks))
     }
 

@@ -9,6 +9,7 @@ use crate::config::{Config, Sources, resolve};
 use crate::home::Name;
 use crate::job::fetch;
 use crate::job::look::Survey;
+use crate::job::measure::Measured;
 use crate::job::stage::{Check, Staged};
 use crate::job::validators::{self, Validators};
 use crate::journal::rfc3339;
@@ -124,6 +125,12 @@ fn surveyed(survey: Survey) -> Event {
     Event::Done(Role::Look, Ok(Report::Surveyed(Box::new(survey))))
 }
 
+/// So much room is free, and 100 MiB are used.
+fn measured(free: u64) -> Event {
+    let measured = Measured { memory: Some(100 << 20), disk: Some((free, 1 << 50)) };
+    Event::Done(Role::Measure, Ok(Report::Measured(measured)))
+}
+
 fn recorded(name: &str, starts: u32) -> Event {
     Event::Note(Role::Node, Note::Recorded(Recorded { release: release(name), args: Vec::new(), starts }))
 }
@@ -190,6 +197,7 @@ impl Drive {
             Event::Watching(true),
             recorded("genesis", 0),
             Event::Executed,
+            measured(1 << 50),
         ])
     }
 
@@ -490,7 +498,8 @@ fn a_command_ends_the_program_and_a_node_that_answered_is_started_again() {
     assert_eq!(short(&command.feed(Event::Ended(Exit::Code(0)))), "start:Clear");
     assert_eq!(short(&command.feed(cleared())), "exit:0");
     let mut node = Drive::up(&[], Vec::new()).all([probed(7)]);
-    assert_eq!(short(&node.feed(Event::Ended(Exit::Code(0)))), "");
+    assert_eq!(short(&node.feed(Event::Ended(Exit::Code(0)))), "start:Measure", "was it for want of room?");
+    node.feed(measured(1 << 50));
     assert!(matches!(node.machine.state, State::Backoff { .. }));
     let mut late = Drive::up(&[], Vec::new()).after(61);
     late.feed(Event::Ended(Exit::Code(0)));
@@ -701,7 +710,7 @@ fn the_data_never_goes_back_over_blocks_that_are_newer_than_its_backup() {
 #[test]
 fn a_validator_is_held_before_a_start_for_longer_when_its_end_was_not_clean() {
     let left = |drive: &Drive| match drive.machine.state {
-        State::Held { until } => (until - drive.now).as_secs(),
+        State::Held { until, .. } => (until - drive.now).as_secs(),
         _ => 0,
     };
     let restart = || Event::Asked(1, Request::Restart { args: None });
@@ -827,6 +836,100 @@ fn a_set_without_slack_is_warned_of_and_upgraded_one_by_one() {
 }
 
 #[test]
+fn a_node_that_ended_itself_for_want_of_room_is_started_when_there_is_some() {
+    let ended = || Drive::up(&[], Vec::new()).all([probed(7), Event::Ended(Exit::Code(0))]);
+    let mut drive = ended();
+    assert!(!short(&drive.feed(measured(9 << 30))).contains("launch"));
+    let status = drive.machine.status();
+    assert_eq!(status["state"], "starting");
+    assert!(status["hold"]["reason"].as_str().unwrap().contains("9GiB of 10GiB"), "{status}");
+    assert_eq!(drive.machine.restarts, 0, "it counts as none");
+    for _ in 0..20 {
+        drive.now += Duration::from_secs(5);
+        assert!(short(&drive.feed(Event::Tick)).starts_with("start:Measure"));
+        drive.looked();
+        drive.feed(measured(1 << 30));
+    }
+    drive.now += Duration::from_secs(5);
+    drive.feed(Event::Tick);
+    assert_eq!(short(&drive.feed(measured(10 << 30))), "launch");
+    // One that failed, or that had room, is started after the usual pause; and a stop ends the wait.
+    let mut failed = Drive::up(&[], Vec::new()).all([probed(7), measured(1 << 30), Event::Ended(Exit::Code(1))]);
+    assert!(matches!(failed.machine.state, State::Backoff { .. }), "{}", short(&failed.feed(Event::Tick)));
+    let mut stopped = ended();
+    stopped.feed(measured(1 << 30));
+    assert_eq!(short(&stopped.feed(Event::Signal(Sig::Stop))), "start:Clear");
+}
+
+#[test]
+fn a_node_that_hangs_is_restarted_and_one_that_works_or_is_new_is_not() {
+    let set = &[("daemon_hang_timeout", "20s"), ("daemon_max_restarts", "1")][..];
+    let silent = || Event::Done(Role::Probe, Err("no answer".to_owned()));
+    let mut ticks = 0;
+    let mut passes = |drive: &mut Drive, seconds: u64, works: bool| {
+        let mut all = String::new();
+        for _ in 0..seconds {
+            drive.now += Duration::from_secs(1);
+            all += &short(&drive.feed(silent()));
+            ticks += if works { 100 } else { 0 };
+            let counters = Counters { used: BTreeMap::from([(1, (ticks, 0))]), blocked: false };
+            if drive.machine.sample_at.is_some() {
+                all += &short(&drive.feed(Event::Sample(counters)));
+            }
+            drive.looked();
+        }
+        all
+    };
+    let answered = || Drive::up(set, Vec::new()).all([probed(7)]);
+    let mut drive = answered();
+    assert!(!passes(&mut drive, 19, false).contains("TERM"));
+    assert!(passes(&mut drive, 3, false).contains("TERM:Node"));
+    assert_eq!(drive.machine.restarts, 1);
+    let mut drive = answered();
+    assert!(!passes(&mut drive, 60, true).contains("TERM"), "it is busy");
+    assert!(passes(&mut drive, 40, false).contains("TERM:Node"), "and then it hangs");
+    let mut drive = Drive::up(set, Vec::new());
+    assert!(!passes(&mut drive, 60, false).contains("TERM"), "it has never answered: it is still coming up");
+    let mut drive = Drive::trial(set).all([probed(99)]);
+    assert!(!passes(&mut drive, 60, false).contains("TERM"), "an upgrade is under way");
+    let mut drive = Drive::up(&[("daemon_hang_timeout", "0")], Vec::new()).all([probed(7)]);
+    assert!(!passes(&mut drive, 3600, false).contains("TERM"), "nobody wants that");
+    // What did not help is not done for ever.
+    let mut drive = answered();
+    drive.machine.restarts = 1;
+    passes(&mut drive, 22, false);
+    assert_eq!(drive.machine.state, State::Stopping { then: Then::Exit(5) });
+}
+
+#[test]
+fn health_is_told_with_figures_and_the_last_twenty_results() {
+    let set = &[("daemon_max_memory", "50MiB"), ("daemon_health_check_interval", "30s")][..];
+    let mut drive = Drive::up(set, Vec::new()).all([probed(7)]);
+    let said: Vec<Effect> = (0..30)
+        .flat_map(|n| {
+            drive.now += Duration::from_secs(30);
+            drive.feed(Event::Tick);
+            drive.feed(measured(if n < 25 { 1 << 30 } else { 1 << 50 }))
+        })
+        .collect();
+    let logged = |part: &str| said.iter().filter(|e| matches!(e, Effect::Log(_, text) if text.contains(part))).count();
+    assert_eq!(logged("disk_space: 1GiB free, less than 10GiB"), 1, "{said:?}");
+    assert_eq!(logged("disk_space is well again"), 1);
+    let health = &drive.machine.status()["health"];
+    let checks = &health["checks"];
+    assert_eq!((&checks["memory"]["healthy"], &checks["memory"]["used_bytes"]), (&false.into(), &(100 << 20).into()));
+    assert_eq!(
+        (&checks["disk_space"]["healthy"], &checks["disk_space"]["free_bytes"]),
+        (&true.into(), &(1_u64 << 50).into())
+    );
+    assert!(checks["sync_status"]["error"].as_str().unwrap().starts_with("no new block for"), "{checks}");
+    let results = health["results"].as_array().unwrap();
+    assert_eq!(results.len(), 20);
+    assert_eq!(results[19]["failed"], serde_json::json!(["sync_status", "memory"]));
+    assert!(results[0]["failed"].to_string().contains("disk_space"));
+}
+
+#[test]
 fn a_set_that_changes_does_not_move_slots_that_have_begun() {
     let mut drive = rolling(&[]).all([validator(760, 3, 4, 4)]);
     assert_eq!(drive.machine.status()["validator"]["slot"], 939);
@@ -937,7 +1040,7 @@ fn a_validator_is_held_from_the_end_of_a_node_that_another_supervisor_left() {
     assert!(short(&drive.feed(Event::Ended(Exit::Code(1)))).contains("start:Clear"));
     drive.now += Duration::from_mins(2);
     assert!(!short(&drive.feed(cleared())).contains("launch"), "held from here on");
-    assert!(matches!(drive.machine.state, State::Held { until } if until == drive.now + Duration::from_mins(1)));
+    assert!(matches!(drive.machine.state, State::Held { until, .. } if until == drive.now + Duration::from_mins(1)));
 }
 
 #[test]
@@ -1099,6 +1202,7 @@ fn states() -> Vec<(&'static str, Drive)> {
         ("upgrade: the old release on what was left", Drive::returned(&[])),
         ("up: fetching", Drive::up(MAY_FETCH, vec![remote("v2", 100)])),
         ("up: could not fetch", Drive::up(MAY_FETCH, vec![remote("v2", 100)]).all([fetched(Err("it broke"))])),
+        ("full", Drive::up(&[], Vec::new()).all([probed(7), Event::Ended(Exit::Code(0)), measured(1 << 20)])),
         ("held", Drive::trial(VALIDATOR).all([exit()]).after(60)),
         ("leaving", Drive::up(&[], Vec::new()).all([Event::Signal(Sig::Stop), exit(), cleared()])),
     ]
@@ -1122,6 +1226,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ("look failed", Event::Done(Role::Look, Err("it was killed".to_owned()))),
         ("staged: fit", Event::Done(Role::Stage, Ok(Report::Staged(fit("v2"))))),
         ("staged: unfit", Event::Done(Role::Stage, Ok(Report::Staged(unfit("v2"))))),
+        ("measured: full", measured(1 << 20)),
         ("fetched", fetched(Ok(fetch::Outcome::Installed(7)))),
         ("fetched: wrong", fetched(Ok(fetch::Outcome::WrongChecksum("wrong".to_owned())))),
         ("fetch failed", fetched(Err("status 404"))),
@@ -1487,6 +1592,11 @@ impl World {
                     Ok(Report::Fetched(fetch::Outcome::Installed(1)))
                 }
             },
+            Job::Measure(_) => {
+                let free = self.dice.roll(30) << 30;
+                let free = if self.failed { 1 << 40 } else { free };
+                Ok(Report::Measured(Measured { memory: Some(1), disk: Some((free, 1 << 40)) }))
+            }
             Job::Reference(_) => Ok(Report::ReferenceHead(self.head)),
             Job::CopyAhead(_) => Ok(Report::CopiedAhead(1)),
             Job::Prune(..) => Ok(Report::Pruned(Vec::new())),
