@@ -13,7 +13,8 @@ const README: &str = include_str!("../README.md");
 /// Variables that may be named although they are no settings: where the settings are, and two of cosmovisor's.
 const NO_SETTINGS: &[&str] = &["DAEMON_CONFIG", "DAEMON_GRPC_ADDRESS", "DAEMON_DOWNLOAD_MUST_HAVE_CHECKSUM"];
 
-/// Options that may be named although they are not ours: the node's in examples, and those of the tools that build us.
+/// Options that may be named although they are not ours: the node's in examples, and those of the tools that build us and of
+/// what they run.
 const NOT_OURS: &[&str] = &[
     "--datadir",
     "--example",
@@ -22,6 +23,7 @@ const NOT_OURS: &[&str] = &[
     "--http.port",
     "--ipcpath",
     "--mine",
+    "--naive",
     "--port",
     "--release",
     "--target",

@@ -38,6 +38,22 @@ pub fn due_at(height: u64, start: u64, spacing: u64, rank: usize) -> u64 {
     start.saturating_add((rank as u64).saturating_mul(spacing)).min(height.saturating_sub(1))
 }
 
+/// At which head the validator of this rank may go down, from this one on: its turn comes again each time all have had
+/// theirs, so that those who missed it do not go together. A turn ends early enough that the next one sees it by what was
+/// signed in the last two rounds of the set; in short turns, after half of them.
+pub fn next_turn(head: u64, start: u64, spacing: u64, rank: usize, validators: usize) -> u64 {
+    let (spacing, rank, validators) = (spacing.max(1), rank as u64, (validators as u64).max(1));
+    let begins = |turn: u64| start.saturating_add(turn.saturating_mul(spacing));
+    let lasts = spacing.saturating_sub(2 * validators + 2).max(spacing.div_ceil(2));
+    let turn = head.saturating_sub(start) / spacing;
+    if head >= start && turn % validators == rank && head < begins(turn).saturating_add(lasts) {
+        return head;
+    }
+    // The next one after this turn that is its own.
+    let next = if head < start { 0 } else { turn + 1 };
+    begins(next + (rank + validators - next % validators) % validators)
+}
+
 /// The client that an RLP list in a block's vanity data names, such as `geth v1.13.15`: a version of three bytes, then text
 /// (core/types of go-ethereum, `makeExtraData`). None: it is something else.
 pub fn client_of(vanity: &[u8]) -> Option<String> {
@@ -116,6 +132,35 @@ mod tests {
         assert_eq!(due_at(100, 0, 60, 5), 99);
         assert_eq!(due_at(100, u64::MAX, u64::MAX, 3), 99);
         assert_eq!(due_at(1, 0, 60, 0), 0);
+    }
+
+    #[test]
+    fn who_missed_its_turn_has_the_next_one_to_itself() {
+        assert_eq!(
+            [0, 99, 100, 149, 150, 159].map(|head| next_turn(head, 100, 60, 0, 4)),
+            [100, 100, 100, 149, 340, 340]
+        );
+        assert_eq!([100, 160, 209, 210, 400].map(|head| next_turn(head, 100, 60, 1, 4)), [160, 160, 209, 400, 400]);
+        // Where it is alone, a turn follows upon the other.
+        assert_eq!([5, 60, 125, 158, 159].map(|head| next_turn(head, 100, 60, 0, 1)), [100, 100, 125, 160, 160]);
+        for n in 1..=30_usize {
+            for (start, spacing) in [(0, 1), (7, 2), (1000, 60), (1000, 200)] {
+                for head in (0..3 * spacing * n as u64).map(|blocks| start + blocks) {
+                    let now: Vec<usize> =
+                        (0..n).filter(|rank| next_turn(head, start, spacing, *rank, n) == head).collect();
+                    assert!(now.len() <= 1, "{now:?} at {head}, {n} in turns of {spacing}");
+                    for rank in 0..n {
+                        let turn = next_turn(head, start, spacing, rank, n);
+                        assert!(
+                            turn >= head && turn <= head + (n as u64 + 1) * spacing,
+                            "{rank} of {n} at {head}: {turn}"
+                        );
+                        assert_eq!(next_turn(turn, start, spacing, rank, n), turn);
+                    }
+                }
+            }
+        }
+        assert_eq!(next_turn(u64::MAX, u64::MAX, u64::MAX, 3, 4), u64::MAX);
     }
 
     #[test]

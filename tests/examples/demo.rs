@@ -6,16 +6,17 @@
 
 use std::fs::{self, File};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Signal, kill_process};
 use serde_json::Value;
 
-/// What went wrong, in a line.
-type Result<T> = std::result::Result<T, String>;
+mod stage;
+
+use stage::Result;
 
 /// How long anything may take; all of it together takes some seconds.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -25,22 +26,18 @@ const AHEAD: u64 = 25;
 const PERIOD: &str = "200ms";
 
 fn main() -> ExitCode {
-    let (program, node) = match build() {
+    let (program, node) = match stage::build() {
         Ok(built) => built,
         Err(why) => {
             eprintln!("demo: {why}");
             return ExitCode::FAILURE;
         }
     };
-    let interrupted = Arc::new(AtomicBool::new(false));
-    for signal in [Signal::INT, Signal::TERM] {
-        // Without the handler it would end as always, leaving its directory behind.
-        let _ = signal_hook::flag::register(signal.as_raw(), Arc::clone(&interrupted));
-    }
-    let dir = match temporary() {
+    let interrupted = stage::interrupted();
+    let dir = match stage::temporary("demo") {
         Ok(dir) => dir,
-        Err(e) => {
-            eprintln!("demo: cannot make a temporary directory: {e}");
+        Err(why) => {
+            eprintln!("demo: {why}");
             return ExitCode::FAILURE;
         }
     };
@@ -52,38 +49,6 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-/// A directory of our own, by its real name: that is the one that /proc tells.
-fn temporary() -> std::io::Result<PathBuf> {
-    let dir = std::env::temp_dir().join(format!("wemixvisor-demo-{}", std::process::id()));
-    fs::create_dir(&dir)?;
-    dir.canonicalize()
-}
-
-/// Builds the program and the mock node (at once, when both are there already) and says where they lie.
-fn build() -> Result<(PathBuf, PathBuf)> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| env!("CARGO").into());
-    let mut command = Command::new(cargo);
-    command.args(["build", "--quiet", "--message-format=json-render-diagnostics"]);
-    command.args(["--bin", "wemixvisor", "--example", "mocknode"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
-    let output = command.stderr(Stdio::inherit()).output().map_err(|e| format!("cannot run cargo: {e}"))?;
-    if !output.status.success() {
-        return Err("the program and the mock node cannot be built".to_owned());
-    }
-    let messages = String::from_utf8_lossy(&output.stdout).into_owned();
-    let executable = |name: &str| {
-        messages
-            .lines()
-            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-            .filter(|message| message.pointer("/target/name").is_some_and(|n| n == name))
-            .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
-            .ok_or_else(|| format!("cargo did not say where {name} is"))
-    };
-    Ok((executable("wemixvisor")?, executable("mocknode")?))
 }
 
 /// The programs, the directory that all happens in, and the supervisor while it runs.
@@ -170,15 +135,7 @@ impl Demo {
 
     /// A command of ours; the environment says where the home is.
     fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(&self.program);
-        // Only the home is given: what the caller's environment sets for other homes must not matter here.
-        let foreign = |name: &str| ["DAEMON_", "COSMOVISOR_", "MOCK_", "UNSAFE_"].iter().any(|p| name.starts_with(p));
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(foreign)) {
-            command.env_remove(name);
-        }
-        command.env_remove("VALIDATOR_MODE").env_remove("RUST_LOG").env("DAEMON_HOME", self.home());
-        command.args(args).current_dir(&self.dir).stdin(Stdio::null());
-        command
+        stage::ours(&self.program, &self.home(), &self.dir, args)
     }
 
     /// Shows a command and what it says; it must succeed.
@@ -248,7 +205,7 @@ impl Demo {
             Some(Ok(end)) if end.success() => {}
             other => return Err(format!("the supervisor ended like this: {other:?}")),
         }
-        match self.nodes().as_slice() {
+        match stage::nodes(&self.home()).as_slice() {
             [] => Ok(()),
             left => Err(format!("nodes are left: {left:?}")),
         }
@@ -281,18 +238,6 @@ impl Demo {
         Ok(())
     }
 
-    /// The processes that hold the lock of this home's data: its node and what that started.
-    fn nodes(&self) -> Vec<Pid> {
-        let lock = self.home().join("wemixvisor/data.lock");
-        let pids = fs::read_dir("/proc").into_iter().flatten().flatten();
-        pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok().and_then(Pid::from_raw))
-            .filter(|pid| {
-                let fds = fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero())).into_iter().flatten().flatten();
-                fds.into_iter().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == lock))
-            })
-            .collect()
-    }
-
     /// The last lines of all that was written, for who must find out what went wrong.
     fn logs(&self) -> String {
         let mut text = String::new();
@@ -312,7 +257,7 @@ impl Drop for Demo {
             let _ = child.kill();
             let _ = child.wait();
         }
-        for pid in self.nodes() {
+        for pid in stage::nodes(&self.home()) {
             let _ = kill_process(pid, Signal::KILL);
         }
         if let Err(e) = fs::remove_dir_all(&self.dir) {

@@ -1,5 +1,8 @@
 //! The mock node: a WBFT node in miniature that behaves like geth, with every bad habit on request.
 //!
+//! With `--network FILE` it is one of several validators that decide their blocks together: `mocknode/consensus.rs` does
+//! that, over what `mocknode/ledger.rs` says of sets, blocks and their files. All the rest is here.
+//!
 //! It owns the facts of the node that wemixvisor's process tests rely on: the data directory with
 //! its lock, identity and head; one block after another; JSON-RPC over HTTP and IPC; geth's way of
 //! logging, stopping and dying. It knows nothing of wemixvisor but where a release is laid out.
@@ -34,6 +37,15 @@ use rustix::process::{Resource, Rlimit, Signal, setrlimit};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use signal_hook::low_level::{emulate_default_handler, pipe, signal_name};
+
+#[path = "mocknode/consensus.rs"]
+mod consensus;
+#[path = "mocknode/ledger.rs"]
+#[allow(dead_code, reason = "tests and the rolling example use the rest of it")]
+mod ledger;
+
+use consensus::Chain;
+use ledger::{Block, address_of, hex, sha};
 
 fn main() {
     let started = Instant::now();
@@ -152,12 +164,13 @@ const FLAGS: &[(&str, Kind, &str)] = &[
     ("ipcpath", Val, "socket (geth.ipc); a bare name is in the datadir"),
     ("networkid", Val, "N: what net_version tells (the chain id)"),
     ("port", Val, "N: p2p port told by admin_nodeInfo (30303); nothing listens there"),
-    ("mine", Bool, "what eth_mining tells"),
+    ("mine", Bool, "what eth_mining tells; in a network, whether it signs"),
     ("period", Val, "D: time between blocks (1s)"),
+    ("network", Val, "FILE: be one of the nodes that it lists; it tells period, timeouts and validators"),
     ("start-head", Val, "N: head of a fresh data directory (0)"),
     ("rewind", Val, "N: go back so many blocks at each start"),
     ("no-blocks", Bool, "make no block"),
-    ("halt-at", Val, "N: make no block above N, else live on"),
+    ("halt-at", Val, "N: make, sign and take no block above N, else live on (an old release at a fork)"),
     ("die-at", Val, "N[:CODE]: exit uncleanly (1) when the head is N or, at a later start, above"),
     ("chain-id", Val, "N: instead of the remembered one (1111)"),
     ("genesis", Val, "TEXT: seed of the genesis hash, instead of the remembered hash"),
@@ -394,7 +407,8 @@ struct Config {
     ipc: Option<PathBuf>,
     rpc_delay: Duration,
     rpc_bad: Option<(Bad, Vec<String>)>,
-    network: Option<u64>,
+    network_id: Option<u64>,
+    network: Option<PathBuf>,
     p2p_port: u16,
     mine: bool,
     period: Duration,
@@ -476,7 +490,8 @@ impl Config {
                     Some((known.1, methods.unwrap_or_default()))
                 }
             },
-            network: flags.number("networkid")?,
+            network_id: flags.number("networkid")?,
+            network: flags.text("network").map(PathBuf::from),
             p2p_port: flags.number("port")?.unwrap_or(30303),
             mine: flags.on("mine"),
             period: flags.time("period")?.unwrap_or(Duration::from_secs(1)).max(Duration::from_millis(1)),
@@ -599,7 +614,8 @@ fn fatal(what: &dyn Display) -> ! {
 /// `start` HEAD (LOCK is held) · `busy` (LOCK was held by another) · `term` (a SIGTERM came) ·
 /// `sig NAME` (another signal came; NAME stands before the PID) · `stop` HEAD (clean stop done) ·
 /// `die` HEAD HOW (a bad habit; HOW is a status or SIGNAME) · `child` (by the child itself, once
-/// it is deaf or in its session).
+/// it is deaf or in its session) · in a network `vote` KIND HEIGHT ROUND HASH (before it is sent) · `round` HEIGHT ROUND MS
+/// (it went to that round, which lasts so long) · `reorg` HEAD (a decided block was given up).
 struct Journal {
     file: File,
     release: String,
@@ -627,14 +643,6 @@ fn unix_ms(time: SystemTime) -> u64 {
 
 // ---- Identity and chain on disk -----------------------------------------------------------------
 
-fn sha(parts: &[&str]) -> String {
-    hex(&Sha256::digest(parts.join("/").as_bytes()))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 /// Follows from the node key alone, as with geth; the curve is replaced by a hash.
 struct Identity {
     id: String,
@@ -644,11 +652,7 @@ struct Identity {
 
 impl Identity {
     fn of(key: &str) -> Identity {
-        Identity {
-            id: sha(&["id", key]),
-            public: sha(&["x", key]) + &sha(&["y", key]),
-            address: format!("0x{}", &sha(&["address", key])[..40]),
-        }
+        Identity { id: sha(&["id", key]), public: sha(&["x", key]) + &sha(&["y", key]), address: address_of(key) }
     }
 
     fn enode(&self, port: u16) -> String {
@@ -733,6 +737,8 @@ struct Node {
     genesis: String,
     chain_id: u64,
     validators: Vec<String>,
+    /// In a network: what was decided there.
+    chain: Option<Arc<Chain>>,
     state: Mutex<State>,
     /// Told at each change of phase.
     changed: Condvar,
@@ -763,11 +769,23 @@ impl Node {
             }
             Err(_) => config.validators.split(',').map(|a| a.trim().to_lowercase()).collect(),
         };
+        let chain = match &config.network {
+            Some(path) => {
+                let network = ledger::Network::read(path)?;
+                Some(Arc::new(Chain::open(&config, network, &identity.address, &genesis)?))
+            }
+            None => None,
+        };
         let path = config.instance.join("chaindata/head");
         let stored = fs::read_to_string(&path).ok().and_then(|text| text.trim().parse::<u64>().ok());
         let made = fs::metadata(&path).and_then(|m| m.modified()).ok().filter(|_| stored.is_some());
-        let head = stored.map_or(config.start_head, |head| head.saturating_sub(config.rewind));
-        let head_time = made.unwrap_or_else(SystemTime::now);
+        let (head, head_time) = match chain.as_ref().map(|chain| chain.head()) {
+            Some(block) => (block.number, UNIX_EPOCH + Duration::from_millis(block.time_ms)),
+            None => (
+                stored.map_or(config.start_head, |head| head.saturating_sub(config.rewind)),
+                made.unwrap_or_else(SystemTime::now),
+            ),
+        };
         let phase = if config.slow_start.0.is_zero() { Phase::Running } else { Phase::Starting };
         let node = Node {
             state: Mutex::new(State { phase, head, head_time }),
@@ -778,6 +796,7 @@ impl Node {
             genesis,
             chain_id,
             validators,
+            chain,
             changed: Condvar::new(),
             sockets: Mutex::default(),
             next_socket: AtomicU64::new(0),
@@ -884,7 +903,10 @@ fn run(config: Config, argv: &[String], started: Instant) {
     if node.config.log_flood {
         spawn(&node, flood);
     }
-    spawn(&node, make_blocks);
+    spawn(&node, |node| match &node.chain {
+        Some(chain) => consensus::take_part(node, chain),
+        None => make_blocks(node),
+    });
     loop {
         thread::park();
     }
@@ -962,7 +984,7 @@ fn make_blocks(node: &Arc<Node>) {
         let head = state.head;
         drop(state);
         if made {
-            info("Imported new chain segment", format_args!("number={head} hash={}", node.hash(head)));
+            info("Imported new chain segment", format_args!("number={head} hash={}", node.at(head).hash));
         }
         if head >= die_at {
             node.die(config.die_at.map_or(1, |(_, code)| code));
@@ -1476,26 +1498,25 @@ fn result(node: &Node, method: &str, params: &Value) -> Answer {
             let head = node.head();
             json!({"startingBlock": "0x0", "currentBlock": quantity(head), "highestBlock": quantity(head + behind)})
         }),
-        "net_version" => json!(config.network.unwrap_or(node.chain_id).to_string()),
-        "net_peerCount" => quantity(config.peers),
+        "net_version" => json!(config.network_id.unwrap_or(node.chain_id).to_string()),
+        "net_peerCount" => quantity(node.peers()),
         "net_listening" => json!(true),
         "txpool_status" => json!({"pending": "0x0", "queued": "0x0"}),
         "web3_clientVersion" => json!(node.client_version()),
         "admin_nodeInfo" => node.info(),
         "admin_datadir" => json!(config.datadir.to_string_lossy()),
-        "admin_peers" => (0..config.peers).map(|i| node.peer(i)).collect(),
+        "admin_peers" => (0..node.peers()).map(|i| node.peer(i)).collect(),
         "istanbul_nodeAddress" => json!(node.identity.address),
         "istanbul_getValidators" => {
-            known_block(node, &params[0])?;
-            json!(node.validators)
+            json!(node.validators(known_block(node, &params[0])?))
         }
         "istanbul_isValidator" => {
-            json!(known_block(node, &params[0]).is_ok() && node.validators.contains(&node.identity.address))
+            let own = |n| node.validators(n).contains(&node.identity.address);
+            json!(known_block(node, &params[0]).is_ok_and(own))
         }
         "istanbul_getCommitSignersFromBlock" => {
-            let n = known_block(node, &params[0])?;
-            let (hash, author) = (node.hash(n), node.author(n));
-            json!({"Number": n, "Hash": hash, "Author": author, "Committers": node.signers(n)})
+            let block = node.at(known_block(node, &params[0])?);
+            json!({"Number": block.number, "Hash": block.hash, "Author": block.author, "Committers": block.committers})
         }
         "istanbul_status" => node.activity(params)?,
         "istanbul_getWbftExtraInfo" => {
@@ -1533,8 +1554,40 @@ fn known_block(node: &Node, param: &Value) -> Result<u64, (i64, String)> {
     block_at(node, param)?.ok_or((-32000, "unknown block".to_owned()))
 }
 
-/// The chain is a function of genesis and number; only the head and its time are state.
+/// Blocks as RPC tells them.
 impl Node {
+    /// A block up to the head: a decided one, or, alone, what follows from genesis and number; only head and time are state.
+    fn at(&self, n: u64) -> Block {
+        if let Some(chain) = &self.chain {
+            return chain.block(n).unwrap_or_else(|| chain.head());
+        }
+        let signers = self.signers(n);
+        let turn = n.checked_rem(signers.len() as u64).unwrap_or(0);
+        // Round robin among those that sign.
+        let author = signers.get(turn as usize).cloned().unwrap_or_else(|| format!("0x{:040}", 0));
+        let own = author == self.identity.address;
+        Block {
+            number: n,
+            hash: self.hash(n),
+            parent: if n == 0 { format!("0x{:064}", 0) } else { self.hash(n - 1) },
+            time_ms: self.time_ms(n),
+            author,
+            round: 0,
+            committers: signers.to_vec(),
+            version: if own { &self.config.version } else { &self.config.others_version }.clone(),
+            next: None,
+        }
+    }
+
+    /// Who was to sign a block.
+    fn validators(&self, n: u64) -> Vec<String> {
+        self.chain.as_ref().map_or_else(|| self.validators.clone(), |chain| chain.network.set(n))
+    }
+
+    fn peers(&self) -> u64 {
+        self.chain.as_ref().map_or(self.config.peers, |chain| chain.peers())
+    }
+
     fn hash(&self, n: u64) -> String {
         match n {
             0 => self.genesis.clone(),
@@ -1542,11 +1595,11 @@ impl Node {
         }
     }
 
-    /// In seconds. Blocks before the head are taken to have come one period after the other.
-    fn timestamp(&self, n: u64) -> u64 {
+    /// Blocks before the head are taken to have come one period after the other.
+    fn time_ms(&self, n: u64) -> u64 {
         let state = locked(&self.state);
         let period = u64::try_from(self.config.period.as_millis()).unwrap_or(u64::MAX);
-        unix_ms(state.head_time).saturating_sub(state.head.saturating_sub(n).saturating_mul(period)) / 1000
+        unix_ms(state.head_time).saturating_sub(state.head.saturating_sub(n).saturating_mul(period))
     }
 
     fn signers(&self, n: u64) -> &[String] {
@@ -1561,44 +1614,35 @@ impl Node {
         &self.validators[..self.validators.len().saturating_sub(missing)]
     }
 
-    /// Round robin among those that sign.
-    fn author(&self, n: u64) -> String {
-        let signers = self.signers(n);
-        let turn = n.checked_rem(signers.len() as u64).unwrap_or(0);
-        signers.get(turn as usize).cloned().unwrap_or_else(|| format!("0x{:040}", 0))
-    }
-
     fn block(&self, n: u64) -> Value {
-        let parent = if n == 0 { format!("0x{:064}", 0) } else { self.hash(n - 1) };
+        let block = self.at(n);
         json!({
-            "number": quantity(n), "hash": self.hash(n), "parentHash": parent,
-            "timestamp": quantity(self.timestamp(n)), "miner": self.author(n),
-            "extraData": self.vanity(n), "difficulty": "0x1", "gasLimit": "0x6422c40", "gasUsed": "0x0",
+            "number": quantity(n), "hash": block.hash, "parentHash": block.parent,
+            "timestamp": quantity(block.time_ms / 1000), "miner": block.author,
+            "extraData": vanity(&block.version), "difficulty": "0x1", "gasLimit": "0x6422c40", "gasUsed": "0x0",
             "nonce": "0x0000000000000000", "size": "0x400", "transactions": [], "uncles": [],
         })
     }
 
-    /// RLP of [version, client, language, system] of the author's node.
-    fn vanity(&self, n: u64) -> String {
-        let own = self.author(n) == self.identity.address;
-        let version = if own { &self.config.version } else { &self.config.others_version };
-        let mut numbers = version.split(|c: char| !c.is_ascii_digit()).filter_map(|w| w.parse::<u8>().ok());
-        let version: Vec<u8> = (0..3).map(|_| numbers.next().unwrap_or(0)).skip_while(|byte| *byte == 0).collect();
-        let item = |bytes: &[u8]| match bytes {
-            [byte] if *byte < 0x80 => vec![*byte],
-            // All of them are shorter than 56 bytes.
-            _ => [&[0x80 + bytes.len() as u8], bytes].concat(),
-        };
-        let items = [item(&version), item(b"geth"), item(b"rust"), item(b"linux")].concat();
-        format!("0x{:02x}{}", 0xc0 + items.len(), hex(&items))
-    }
-
     fn extra(&self, n: u64) -> Value {
-        let seal = json!({"sealers": self.signers(n), "signature": format!("0x{}", sha(&["seal", &self.hash(n)]))});
+        let seal = |block: &Block| {
+            let signature = format!("0x{}", sha(&["seal", &block.hash]));
+            json!({"sealers": block.committers, "signature": signature})
+        };
+        let (block, parent) = (self.at(n), self.at(n.saturating_sub(1)));
+        let next = block.next.as_ref().map(|set| {
+            let validator = |(index, address)| json!({"index": index, "addr": address, "bls": "0x"});
+            let candidate = |address| json!({"addr": address, "diligence": 1_000_000});
+            json!({
+                "candidates": set.iter().map(candidate).collect::<Vec<_>>(),
+                "validators": set.iter().enumerate().map(validator).collect::<Vec<_>>(),
+            })
+        });
         json!({
-            "vanityData": self.vanity(n), "randaoReveal": format!("0x{}", sha(&["randao", &self.hash(n)])),
-            "prevRound": 0, "prevPreparedSeal": seal, "prevCommittedSeal": seal,
-            "round": 0, "preparedSeal": seal, "committedSeal": seal, "gasTip": "0x0", "epochInfo": null,
+            "vanityData": vanity(&block.version), "randaoReveal": format!("0x{}", sha(&["randao", &block.hash])),
+            "prevRound": parent.round, "prevPreparedSeal": seal(&parent), "prevCommittedSeal": seal(&parent),
+            "round": block.round, "preparedSeal": seal(&block), "committedSeal": seal(&block), "gasTip": "0x0",
+            "epochInfo": next,
         })
     }
 
@@ -1611,11 +1655,12 @@ impl Node {
         if start > end || end - start >= 1024 {
             return refusal(-32000, "invalid block range");
         }
-        let (mut signed, mut made) = (BTreeMap::new(), BTreeMap::new());
-        for n in start..=end {
-            *made.entry(self.author(n)).or_insert(0) += 1;
-            for signer in self.signers(n) {
-                *signed.entry(signer.clone()).or_insert(0) += 1;
+        let (mut signed, mut made, mut rounds) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for block in (start..=end).map(|n| self.at(n)) {
+            *made.entry(block.author).or_insert(0) += 1;
+            *rounds.entry(block.round.to_string()).or_insert(0) += 1;
+            for signer in block.committers {
+                *signed.entry(signer).or_insert(0) += 1;
             }
         }
         let total = end - start + 1;
@@ -1624,7 +1669,7 @@ impl Node {
                 "total": signed, "prepared": signed, "committed": signed, "prevPrepared": signed, "prevCommitted": signed,
             },
             "author": made, "blockRange": {"startBlock": start, "endBlock": end, "totalBlocks": total},
-            "roundStats": {"roundDistribution": {"0": total}, "totalRounds": total},
+            "roundStats": {"roundDistribution": rounds, "totalRounds": total},
         }))
     }
 
@@ -1635,8 +1680,8 @@ impl Node {
             "enr": "enr:-mock", "ip": "127.0.0.1", "ports": {"discovery": port, "listener": port},
             "listenAddr": format!("[::]:{port}"),
             "protocols": {"eth": {
-                "network": self.config.network.unwrap_or(self.chain_id), "difficulty": head,
-                "genesis": self.genesis, "config": {"chainId": self.chain_id}, "head": self.hash(head),
+                "network": self.config.network_id.unwrap_or(self.chain_id), "difficulty": head,
+                "genesis": self.genesis, "config": {"chainId": self.chain_id}, "head": self.at(head).hash,
             }},
         })
     }
@@ -1653,4 +1698,17 @@ impl Node {
             "protocols": {"eth": {"version": 68}},
         })
     }
+}
+
+/// RLP of [version, client, language, system] of the author's node.
+fn vanity(version: &str) -> String {
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).filter_map(|w| w.parse::<u8>().ok());
+    let version: Vec<u8> = (0..3).map(|_| numbers.next().unwrap_or(0)).skip_while(|byte| *byte == 0).collect();
+    let item = |bytes: &[u8]| match bytes {
+        [byte] if *byte < 0x80 => vec![*byte],
+        // All of them are shorter than 56 bytes.
+        _ => [&[0x80 + bytes.len() as u8], bytes].concat(),
+    };
+    let items = [item(&version), item(b"geth"), item(b"rust"), item(b"linux")].concat();
+    format!("0x{:02x}{}", 0xc0 + items.len(), hex(&items))
 }

@@ -18,15 +18,22 @@ mod geth;
 mod hooks;
 mod init;
 mod launch;
+#[allow(dead_code, reason = "the mock node uses the rest of it")]
+#[path = "../examples/mocknode/ledger.rs"]
+mod ledger;
 mod life;
+mod network;
 mod plans;
 mod power;
 mod recovery;
 mod revert;
+mod rolling;
 mod rpc;
 mod support;
 mod tarball;
 mod tls;
+#[path = "../examples/mocknode/trace.rs"]
+mod trace;
 mod trial;
 mod upgrade;
 mod web;

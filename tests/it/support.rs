@@ -27,8 +27,9 @@ pub fn mocknode() -> &'static Path {
     MOCK.get_or_init(|| {
         let path = Path::new(wemixvisor()).with_file_name("examples").join("mocknode");
         let newer = |path: &Path| fs::metadata(path).and_then(|m| m.modified()).ok();
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/examples/mocknode.rs");
-        if newer(&path).is_none() || newer(&path) < newer(&source) {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/examples");
+        let sources = ["mocknode.rs", "mocknode/consensus.rs", "mocknode/ledger.rs"].map(|name| examples.join(name));
+        if newer(&path).is_none() || sources.iter().any(|source| newer(&path) < newer(source)) {
             let mut cargo = Command::new(env!("CARGO"));
             cargo.args(["build", "--quiet", "--example", "mocknode"]);
             if !cfg!(debug_assertions) {
@@ -50,6 +51,29 @@ pub fn until<T>(why: &str, mut what: impl FnMut() -> Option<T>) -> T {
         }
         assert!(began.elapsed() < PATIENCE, "waited in vain until {why}");
         std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The same for what takes long: it waits as long as `moved` tells something else at least once in `patience`. It looks less
+/// often, because many processes are at work then.
+#[track_caller]
+pub fn until_stuck<T, P: PartialEq>(
+    why: &str,
+    patience: Duration,
+    mut moved: impl FnMut() -> P,
+    mut what: impl FnMut() -> Option<T>,
+) -> T {
+    let mut last = (moved(), Instant::now());
+    loop {
+        if let Some(found) = what() {
+            return found;
+        }
+        let now = moved();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        assert!(last.1.elapsed() < patience, "waited in vain until {why}");
+        std::thread::sleep(Duration::from_millis(50));
     }
 }
 

@@ -134,12 +134,17 @@ impl Machine {
         }
         let needed = needed_others(validators.set.len(), validators.quorum());
         let others = validators.active_others();
-        (others < needed).then(|| {
-            format!(
+        if others < needed {
+            return Some(format!(
                 "the other validators to be there: {others} of {} signed lately, {needed} are needed while this one is down",
                 validators.set.len() - 1
-            )
-        })
+            ));
+        }
+        // Others may have missed theirs for the same reason, and see the same.
+        let (slot, start) = (self.slot(plan)?, self.slots_begin(plan)?);
+        let spacing = plan.rolling.spacing.unwrap_or(self.config.rolling_spacing);
+        let turn = validator::next_turn(head, start, spacing, slot.rank, slot.of);
+        (turn > head).then(|| format!("its next turn at block {turn}"))
     }
 
     /// `validator` of the status.

@@ -807,6 +807,20 @@ fn a_validator_waits_for_the_others_until_the_height_or_until_the_chain_stands_s
 }
 
 #[test]
+fn a_validator_that_missed_its_turn_waits_for_the_next_one() {
+    let said = Found { rolling: Rolling { start: Some(100), spacing: Some(60) }, ..plan("v2", 1000) };
+    let fit = Event::Done(Role::Stage, Ok(Report::Staged(fit("v2"))));
+    // The second of four: its turns begin at 160 and 400.
+    let mut drive = Drive::up(VALIDATOR, vec![said]).all([fit, validator(160, 1, 4, 3), validator(300, 1, 4, 4)]);
+    assert!(drive.machine.step.is_none(), "the fourth one's turn");
+    let waits = drive.machine.status()["upgrade"]["waits_for"].to_string();
+    assert!(waits.contains("its next turn at block 400"), "{waits}");
+    drive.feed(validator(399, 1, 4, 4));
+    assert!(drive.machine.step.is_none());
+    assert!(short(&drive.feed(validator(400, 1, 4, 4))).contains("step:Begin"));
+}
+
+#[test]
 fn a_set_without_slack_is_warned_of_and_upgraded_one_by_one() {
     for (of, signed, goes) in [(1, 1, true), (2, 2, true), (3, 3, true), (3, 2, false)] {
         let mut drive = rolling(&[]);
@@ -815,7 +829,8 @@ fn a_set_without_slack_is_warned_of_and_upgraded_one_by_one() {
             said.iter().any(|e| matches!(e, Effect::Log(Level::Warn, text) if text.contains("will stand still")));
         assert!(warned, "{of}: {said:?}");
         drive.looked();
-        let begins = short(&drive.feed(validator(990, 0, of, signed))).contains("step:Begin");
+        let due = 999 - 60 * of as u64;
+        let begins = short(&drive.feed(validator(due, 0, of, signed))).contains("step:Begin");
         assert_eq!(begins, goes, "{signed} of {of}");
     }
 }
