@@ -15,9 +15,13 @@ use super::{backup, check, durable, look, shim, step};
 use crate::error::{OnFile, Result};
 use crate::geth;
 use crate::home::{Home, Release};
+use crate::proc;
 
 /// How long a binary may take to tell its version.
 const VERSION_TIME: Duration = Duration::from_secs(5);
+
+/// What the names of scratch directories begin with; the number of who made it follows.
+const SCRATCH: &str = "wemixvisor-version-";
 
 /// How much of what it tells is read.
 const VERSION_MAX: u64 = 64 << 10;
@@ -185,10 +189,22 @@ fn version_line(text: &str) -> String {
     line.trim().chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
+/// Removes what jobs left that were killed while they asked.
+fn clear_scratch() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid = name.to_str().and_then(|name| name.strip_prefix(SCRATCH)?.parse().ok());
+        if pid.is_some_and(|pid| proc::start_time(pid).is_none()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// Runs the binary in an empty scratch directory with a clean environment, in a group of its own that ends with it.
 fn ask(binary: &Path, word: &str, until: Instant) -> std::result::Result<String, String> {
     let shown = binary.display();
-    let scratch = std::env::temp_dir().join(format!("wemixvisor-version-{}", std::process::id()));
+    clear_scratch();
+    let scratch = std::env::temp_dir().join(format!("{SCRATCH}{}", std::process::id()));
     fs::create_dir_all(&scratch).map_err(|e| format!("cannot create {}: {e}", scratch.display()))?;
     let answer = (|| {
         let mut child = Command::new(binary)
@@ -247,6 +263,21 @@ fn ask(binary: &Path, word: &str, until: Instant) -> std::result::Result<String,
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_killed_jobs_left_is_removed_and_what_is_in_use_is_not() {
+        let dir = |pid: &str| std::env::temp_dir().join(format!("{SCRATCH}{pid}"));
+        // No process has this number: the kernel's greatest is 2^22.
+        let (left, used, other) = (dir("4194305"), dir("1"), dir("x"));
+        for dir in [&left, &used, &other] {
+            fs::create_dir_all(dir.join("inner")).unwrap_or_default();
+        }
+        clear_scratch();
+        assert!(!left.exists() && used.exists() && other.exists());
+        for dir in [&used, &other] {
+            fs::remove_dir_all(dir).unwrap_or_default();
+        }
+    }
 
     #[test]
     fn the_version_is_the_line_that_says_so_or_the_first() {
