@@ -15,6 +15,7 @@ mod crash;
 mod death;
 mod download;
 mod geth;
+mod health;
 mod hooks;
 mod init;
 mod launch;
