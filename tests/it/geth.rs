@@ -14,16 +14,16 @@ use serde_json::{Value, json};
 use crate::support::{Home, Visor, kill, lives, text, until};
 
 /// A home for geth, and where its binaries lie.
-struct Geth {
-    home: Home,
+pub struct Geth {
+    pub home: Home,
     new: PathBuf,
     /// Versions of the old and the new release, as their clients tell them.
-    versions: [String; 2],
+    pub versions: [String; 2],
 }
 
 impl Geth {
     /// A home with the old geth as genesis release; none where the two are not named.
-    fn named() -> Option<Geth> {
+    pub fn named() -> Option<Geth> {
         let named = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let (Some(old), Some(new)) = (named("WEMIXVISOR_GETH_OLD"), named("WEMIXVISOR_GETH_NEW")) else {
             static TOLD: Once = Once::new();
@@ -45,7 +45,7 @@ impl Geth {
         Some(Geth { home, new, versions })
     }
 
-    fn ipc(&self) -> PathBuf {
+    pub fn ipc(&self) -> PathBuf {
         self.home.dir.join("geth.ipc")
     }
 
@@ -99,7 +99,7 @@ impl Geth {
     }
 
     /// Puts the new release there under the name `v2`.
-    fn add(&self) {
+    pub fn add(&self) {
         self.home.run(&["upgrade", "add", "v2", self.new.to_str().unwrap()]).code(0);
     }
 
@@ -123,7 +123,7 @@ impl Geth {
     }
 
     /// The heads at which it flushed its state, one for each clean stop.
-    fn stops(&self) -> Vec<u64> {
+    pub fn stops(&self) -> Vec<u64> {
         let log = self.home.log();
         let mut heads = Vec::new();
         let mut flushed = None;
@@ -285,20 +285,20 @@ fn a_real_geth_that_is_killed_is_started_again_without_its_supervisor_giving_up(
 }
 
 /// geth's socket.
-struct Ipc {
+pub struct Ipc {
     stream: UnixStream,
     replies: BufReader<UnixStream>,
 }
 
 impl Ipc {
-    fn connect(path: &Path) -> Option<Ipc> {
+    pub fn connect(path: &Path) -> Option<Ipc> {
         let stream = UnixStream::connect(path).ok()?;
         let replies = BufReader::new(stream.try_clone().unwrap());
         Some(Ipc { stream, replies })
     }
 
     /// The result of a call; none when it failed or geth has hung up.
-    fn call(&mut self, method: &str, params: Value) -> Option<Value> {
+    pub fn call(&mut self, method: &str, params: Value) -> Option<Value> {
         self.send(method, params)?;
         self.read()?.get_mut("result").map(Value::take)
     }

@@ -11,6 +11,7 @@ mod background;
 mod backup;
 mod bad_input;
 mod batch;
+mod clique;
 mod crash;
 mod death;
 mod download;
