@@ -304,6 +304,17 @@ impl Machine {
             }
             _ => None,
         };
+        if let Some(why) = &why
+            && self.parked
+            && self.step_retry.is_some()
+            && self.config.restart_on_failure
+            && !self.background
+        {
+            // It may need the very step that the disk refused, as where its data is still to be brought back.
+            say(out, Level::Error, format!("{why}; it is not started before the upgrade can be taken back: make room"));
+            self.parked = false;
+            return self.clear(Then::Go, false, ended, out);
+        }
         if let Some(why) = why {
             self.error = Some(why + &self.way_back_by_hand());
             return self.clear(Then::Exit(Code::Node as u8), false, ended, out);

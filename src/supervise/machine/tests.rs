@@ -552,6 +552,40 @@ fn a_switch_that_cannot_be_done_gives_the_old_release_back() {
 }
 
 #[test]
+fn an_old_release_that_cannot_run_waits_for_the_step_that_the_disk_refuses_and_is_not_given_up() {
+    let set = &[("daemon_restart_backoff", "0"), ("daemon_max_restarts", "1")];
+    let mut drive =
+        Drive::begun(set).all([Event::Ended(Exit::Code(0)), cleared(), stepped(Some(journal(Stage::Switch)))]);
+    let fails = || Event::Done(Role::Step, Err("No space left on device".to_owned()));
+    for _ in 0..5 {
+        drive.feed(fails());
+        drive.looked();
+        drive = drive.after(1);
+    }
+    for round in 0..2 {
+        assert!(short(&drive.feed(fails())).contains("launch"), "round {round}: the node comes first");
+        drive = drive.all([recorded("genesis", 0), Event::Executed]);
+        if round == 0 {
+            assert!(short(&drive.feed(Event::Ended(Exit::Code(1)))).contains("launch"), "its restarts come before");
+            drive = drive.all([recorded("genesis", 0), Event::Executed]);
+        }
+        assert_eq!(short(&drive.feed(Event::Ended(Exit::Code(1)))), "start:Clear");
+        assert_eq!(short(&drive.feed(cleared())), "", "neither an end nor a start");
+        drive.now += Duration::from_secs(31);
+        assert!(short(&drive.feed(Event::Tick)).contains("step:TurnBack"));
+        for _ in 0..2 {
+            drive.feed(fails());
+            drive.looked();
+            drive = drive.after(1);
+        }
+    }
+    let back = Journal { back: Some((Outcome::Failed, "x".to_owned())), ..journal(Stage::Back) };
+    drive.feed(stepped(Some(back)));
+    drive.feed(cleared());
+    assert!(short(&drive.feed(stepped(None))).contains("launch"), "there is room again");
+}
+
+#[test]
 fn hooks_run_one_after_the_other_and_the_link_moves_only_when_the_last_is_done() {
     let mut drive = Drive::begun(&[]).all([Event::Ended(Exit::Code(0)), cleared()]);
     let two = Journal { hooks: vec!["/h/a".into(), "/h/b".into()], ..backed_up(Stage::Hook) };
