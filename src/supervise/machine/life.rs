@@ -313,6 +313,10 @@ impl Machine {
             // It may need the very step that the disk refused, as where its data is still to be brought back.
             say(out, Level::Error, format!("{why}; it is not started before the upgrade can be taken back: make room"));
             self.parked = false;
+            // That the data stays was never written down, and did not help.
+            if let Some(Retry { step: step @ Step::Forgo { .. }, .. }) = &mut self.step_retry {
+                *step = Step::Restore;
+            }
             return self.clear(Then::Go, false, ended, out);
         }
         if let Some(why) = why {

@@ -730,6 +730,27 @@ fn the_data_goes_back_only_when_the_old_release_cannot_run_on_what_was_left() {
 }
 
 #[test]
+fn data_that_the_old_release_needs_is_brought_back_once_there_is_room_and_not_forgone() {
+    let mut drive = Drive::returned(&[("daemon_restart_backoff", "0"), ("daemon_max_restarts", "0")]);
+    for starts in 2..=3 {
+        drive = drive.all([Event::Ended(Exit::Code(1)), recorded("genesis", starts), Event::Executed]);
+    }
+    let restore = Journal { back: Some((Outcome::Reverted, "x".to_owned())), ..backed_up(Stage::Restore) };
+    drive = drive.all([Event::Ended(Exit::Code(1)), cleared(), stepped(Some(restore)), cleared()]);
+    let fails = || Event::Done(Role::Step, Err("No space left on device".to_owned()));
+    for _ in 0..5 {
+        drive = drive.all([fails()]).after(1);
+    }
+    assert!(matches!(drive.machine.step, Some(Step::Forgo { .. })), "{:?}", drive.machine.step);
+    assert!(short(&drive.feed(fails())).contains("launch"), "the node comes first");
+    drive = drive.all([recorded("genesis", 0), Event::Executed]);
+    assert_eq!(short(&drive.feed(Event::Ended(Exit::Code(1)))), "start:Clear");
+    assert_eq!(short(&drive.feed(cleared())), "");
+    drive.now += Duration::from_secs(31);
+    assert!(short(&drive.feed(Event::Tick)).contains("step:Restore"));
+}
+
+#[test]
 fn the_data_never_goes_back_over_blocks_that_are_newer_than_its_backup() {
     let mut drive = Drive::returned(&[("daemon_restart_backoff", "1s"), ("daemon_max_restarts", "3")]);
     drive.machine.known.head = Some(Head { number: 100, seen: 0, release: release("v2") });
