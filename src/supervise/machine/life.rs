@@ -306,16 +306,16 @@ impl Machine {
         };
         if let Some(why) = &why
             && self.parked
-            && self.step_retry.is_some()
+            && let Some(retry) = &mut self.step_retry
             && self.config.restart_on_failure
             && !self.background
         {
             // It may need the very step that the disk refused, as where its data is still to be brought back.
-            say(out, Level::Error, format!("{why}; it is not started before the upgrade can be taken back: make room"));
+            say(out, Level::Error, format!("{why}; it waits, and is started when this works: {}", retry.fault));
             self.parked = false;
             // That the data stays was never written down, and did not help.
-            if let Some(Retry { step: step @ Step::Forgo { .. }, .. }) = &mut self.step_retry {
-                *step = Step::Restore;
+            if matches!(retry.step, Step::Forgo { .. }) {
+                retry.step = Step::Restore;
             }
             return self.clear(Then::Go, false, ended, out);
         }
