@@ -92,12 +92,11 @@ impl Machine {
         self.slots_begun.retain(|digest, _| plans.iter().any(|plan| plan.digest == *digest));
         for plan in plans {
             let Some(slot) = self.slot(&plan) else { continue };
-            let text = format!(
-                "upgrade {}: this validator's turn is at block {} (rank {} of {})",
-                plan.name, slot.due, slot.rank, slot.of
-            );
+            let (level, when) = self.when(&plan, slot, head);
+            let text =
+                format!("upgrade {}: this validator's turn {when} (rank {} of {})", plan.name, slot.rank, slot.of);
             if self.told_slots.get(&plan.digest) != Some(&text) {
-                say(out, Level::Info, text.clone());
+                say(out, level, text.clone());
                 if self.no_slack() {
                     say(
                         out,
@@ -111,6 +110,32 @@ impl Machine {
                 self.told_slots.insert(plan.digest.clone(), text);
             }
         }
+    }
+
+    /// When a turn is, and whether that is worth a warning.
+    fn when(&self, plan: &Found, slot: Slot, head: u64) -> (Level, String) {
+        let last = plan.height.saturating_sub(1);
+        match self.next_turn(plan).filter(|turn| *turn > head && head > slot.due) {
+            None => (Level::Info, format!("is at block {}", slot.due)),
+            Some(turn) if turn < last => {
+                (Level::Info, format!("was at block {}, its next one is at block {turn}", slot.due))
+            }
+            Some(_) => (
+                Level::Warn,
+                format!(
+                    "was at block {}, and it has no other before the height: it goes down at block {last} with all who missed theirs, unless every validator's plan has turns that are closer (info.rolling)",
+                    slot.due
+                ),
+            ),
+        }
+    }
+
+    /// The head at which this validator may go down, from now on.
+    fn next_turn(&self, plan: &Found) -> Option<u64> {
+        let (head, slot, start) = (self.life.head?, self.slot(plan)?, self.slots_begin(plan)?);
+        let spacing = plan.rolling.spacing.unwrap_or(self.config.rolling_spacing);
+        let turn = validator::next_turn(head, start, spacing, slot.rank, slot.of);
+        Some(turn.min(plan.height.saturating_sub(1)))
     }
 
     fn no_slack(&self) -> bool {
@@ -141,9 +166,7 @@ impl Machine {
             ));
         }
         // Others may have missed theirs for the same reason, and see the same.
-        let (slot, start) = (self.slot(plan)?, self.slots_begin(plan)?);
-        let spacing = plan.rolling.spacing.unwrap_or(self.config.rolling_spacing);
-        let turn = validator::next_turn(head, start, spacing, slot.rank, slot.of);
+        let turn = self.next_turn(plan)?;
         (turn > head).then(|| format!("its next turn at block {turn}"))
     }
 

@@ -876,6 +876,29 @@ fn a_validator_that_missed_its_turn_waits_for_the_next_one() {
 }
 
 #[test]
+fn a_plan_that_comes_too_late_for_turns_is_warned_of_once() {
+    // Turns of 60 blocks begin at 759: the first of four had its own, and there is no second round before the height.
+    let told = |drive: &mut Drive, head| {
+        let said = drive.feed(validator(head, 0, 4, 4));
+        said.into_iter()
+            .filter(|e| matches!(e, Effect::Log(Level::Warn, text) if text.contains("info.rolling")))
+            .count()
+    };
+    let mut late = rolling(&[]);
+    assert_eq!([900, 901, 998].map(|head| told(&mut late, head)), [1, 0, 0]);
+    assert!(late.machine.step.is_none());
+    late.looked();
+    assert!(late.machine.status()["upgrade"]["waits_for"].to_string().contains("its next turn at block 999"));
+    assert!(short(&late.feed(validator(999, 0, 4, 4))).contains("step:Begin"));
+    let mut in_time = rolling(&[]);
+    assert_eq!(told(&mut in_time, 759), 0, "its turn is now");
+    let closer = Found { rolling: Rolling { start: Some(759), spacing: Some(20) }, ..plan("v2", 1000) };
+    let fit = Event::Done(Role::Stage, Ok(Report::Staged(fit("v2"))));
+    let mut closer = Drive::up(VALIDATOR, vec![closer]).all([fit]);
+    assert_eq!(told(&mut closer, 800), 0, "another one comes at 839");
+}
+
+#[test]
 fn a_set_without_slack_is_warned_of_and_upgraded_one_by_one() {
     for (of, signed, goes) in [(1, 1, true), (2, 2, true), (3, 3, true), (3, 2, false)] {
         let mut drive = rolling(&[]);
