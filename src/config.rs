@@ -609,7 +609,7 @@ mod tests {
         );
         let own = folder.file(
             "wemixvisor/config.toml",
-            "# mine\ndaemon_name = 'f'\ndaemon_network = 'f'\nvalidator_mode = true\ndaemon_event_command = '/x'\nnode_args = ['--port', 1]",
+            "# mine\ndaemon_name = 'f'\ndaemon_network = 'f'\nvalidator_mode = true\ndaemon_metrics_interval = '1m'\nnode_args = ['--port', 1]",
         );
         let etc = etc.to_str().unwrap();
         let settings = from(
@@ -628,7 +628,7 @@ mod tests {
         assert_eq!(told("DAEMON_POLL_INTERVAL"), ("300ms", "default".to_owned()));
         assert_eq!(settings.files, [Path::new(etc), &own]);
         assert_eq!(settings.node_args, ["--port", "1"]);
-        assert_eq!(settings.warnings, ["DAEMON_EVENT_COMMAND is accepted but this version does not act on it yet"]);
+        assert_eq!(settings.warnings, ["DAEMON_METRICS_INTERVAL is accepted but this version does not act on it yet"]);
 
         // A file named takes the place of the home's, and it may say where the home is; DAEMON_CONFIG names one too.
         let other = folder.file("other.toml", "daemon_network = 'o'\ndaemon_home = '/o'");

@@ -7,6 +7,7 @@ mod config;
 #[cfg(test)]
 mod docs;
 mod error;
+mod event;
 mod geth;
 mod home;
 mod job;

@@ -311,7 +311,7 @@ pub static SETTINGS: &[Setting] = &[
         |c, v| put(&mut c.log_file, absolute(v).map(Some))),
     row("DAEMON_LOG_MAX_SIZE", None, "512MiB", SIZE, Used::NotYet,
         "The node's log is trimmed from the front when it outgrows this.", |c, v| put(&mut c.log_max_size, size(v))),
-    row("DAEMON_EVENT_COMMAND", None, "", PATH, Used::NotYet,
+    row("DAEMON_EVENT_COMMAND", None, "", PATH, Used::Yes,
         "An executable that gets each event as JSON on its stdin.", |c, v| put(&mut c.event_command, absolute(v).map(Some))),
     row("DAEMON_METRICS_INTERVAL", None, "15s", "a duration of at least 1s, such as 15s", Used::NotYet,
         "How often metrics are written.", |c, v| put(&mut c.metrics_interval, at_least(1000, v))),

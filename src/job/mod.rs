@@ -7,6 +7,7 @@ pub mod batches;
 pub mod check;
 pub mod clear;
 pub mod durable;
+pub mod event;
 pub mod fetch;
 pub mod look;
 pub mod measure;
@@ -55,6 +56,8 @@ pub enum Job {
     Clear(clear::Spec),
     /// Read the settings again.
     Reload(Flags),
+    /// Become the operator's command, and tell it this event.
+    Event(std::path::PathBuf, Box<crate::event::Event>),
 }
 
 /// What was typed when the supervisor was started; the settings are read again with it.
@@ -173,6 +176,8 @@ pub enum Report {
     Cleared,
     /// Of `Reload`.
     Settings(Box<Settings>),
+    /// Of `Event`: the command ended with success.
+    Told,
 }
 
 /// Writes one report line. A supervisor that is gone needs none.
@@ -232,6 +237,7 @@ fn run(home: &Home, job: Job) -> Result<Report> {
             Ok(Report::Pruned(removed.iter().map(ToString::to_string).collect()))
         }
         Job::Clear(spec) => clear::clear(home, &spec).map(|()| Report::Cleared),
+        Job::Event(command, event) => event::become_command(home, &command, &event),
         Job::Reload(flags) => flags.resolve().map(|settings| Report::Settings(Box::new(settings))),
     }
 }

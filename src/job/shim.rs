@@ -23,7 +23,7 @@ use crate::plan::Plan;
 use crate::proc::{self, Holder};
 
 /// Variables that speak of the supervisor and would mislead the node.
-const NOT_FOR_THE_NODE: &[&str] =
+pub const NOT_FOR_THE_NODE: &[&str] =
     &["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 
 /// The signals whose inherited "ignore" is undone. TERM is among them: a node that ignores it could not be stopped.

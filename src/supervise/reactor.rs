@@ -17,7 +17,7 @@ use super::machine::{Effect, Event, Exit, Machine, Now, Role, Sig};
 use super::signals::Signals;
 use crate::home::Home;
 use crate::job::shim::{Node, Program, Spec as ShimSpec};
-use crate::job::{Job, Line, Note, Spec};
+use crate::job::{Job, Line, Note, Report, Spec};
 use crate::proc;
 
 /// What in a watched directory matters: names that come, go or change, and the directory itself.
@@ -226,6 +226,15 @@ impl Reactor {
                 let words = child.output.and_then(|output| output.end(&mut log_hook));
                 self.feed(Event::HookEnded(exit, words))
             }
+            // It became the operator's command, which reports by its exit status alone.
+            Role::Event => {
+                let result = match (child.result, exit) {
+                    (Some(Line::Failed(why)), _) => Err(why),
+                    (_, Exit::Code(0)) => Ok(Report::Told),
+                    _ => Err(format!("the command ended with {exit}")),
+                };
+                self.feed(Event::Done(role, result))
+            }
             Role::Look
             | Role::Probe
             | Role::Measure
@@ -335,7 +344,7 @@ impl Reactor {
 
     fn signal(&self, role: Role, signal: Signal) {
         match self.children.get(&role) {
-            Some(child) if role == Role::Hook => child.signal_group(signal),
+            Some(child) if matches!(role, Role::Hook | Role::Event) => child.signal_group(signal),
             Some(child) => child.signal(signal),
             None => {}
         }
@@ -390,8 +399,8 @@ impl Reactor {
 
     /// No node lives. Jobs are ended and waited for a little: one that waits for a dead disk is left to its death signal.
     fn end(mut self, leave: Leave) -> Leave {
-        for child in self.children.values() {
-            child.signal(Signal::KILL);
+        for role in self.children.keys() {
+            self.signal(*role, Signal::KILL);
         }
         let until = Instant::now() + JOBS_TIME;
         while !self.children.is_empty() && Instant::now() < until {

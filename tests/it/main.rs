@@ -15,6 +15,7 @@ mod clique;
 mod crash;
 mod death;
 mod download;
+mod events;
 mod geth;
 mod health;
 mod hooks;

@@ -1,6 +1,8 @@
 //! The end of the node: asked gently, ended by KILL when its time is over, and nobody left who holds the data.
 
+use super::events::about;
 use super::*;
+use crate::event::What;
 
 impl Machine {
     /// Ends the node gently, whatever is under way, and says what follows.
@@ -200,14 +202,31 @@ impl Machine {
             let code = if wish == Wish::Restarted && code == Code::Node as u8 { Code::Node } else { Code::Failed };
             out.push(Effect::Reply(client, Reply::error(code, why)));
         }
-        let (state, reason) = match &self.error {
+        let (state, reason) = self.last_state(code);
+        if state == "error" {
+            say(out, Level::Error, reason.clone());
+            self.announce(What::Error { exit_status: code }, self.journal.as_ref().map(about), reason, out);
+        }
+        match self.last_words() {
+            Some(until) => self.leave_at = Some(until),
+            None => self.exit(out),
+        }
+    }
+
+    /// The public state that is remembered, and why.
+    fn last_state(&self, code: u8) -> (&'static str, String) {
+        match &self.error {
             Some(why) => ("error", why.clone()),
             None if code == 0 => ("stopped", "it was asked to".to_owned()),
             None => ("error", format!("it left with status {code}")),
-        };
-        if state == "error" {
-            say(out, Level::Error, reason.clone());
         }
-        out.push(Effect::Exit(code, state, reason));
+    }
+
+    /// The program ends.
+    pub(super) fn exit(&self, out: &mut Vec<Effect>) {
+        if let State::Leaving { code } = self.state {
+            let (state, reason) = self.last_state(code);
+            out.push(Effect::Exit(code, state, reason));
+        }
     }
 }

@@ -136,7 +136,9 @@ impl Machine {
     /// Waits until there is room: geth ends itself with status 0 when little is left, and would do so again.
     pub(super) fn wait_for_room(&mut self, out: &mut Vec<Effect>) {
         self.state = State::Held { until: self.now + ROOM_PAUSE, why: Hold::Room };
-        say(out, Level::Error, format!("the node ended itself, and {}: make room, then it is started", self.room()));
+        let text = format!("the node ended itself, and {}: make room, then it is started", self.room());
+        say(out, Level::Error, text.clone());
+        self.announce_hold(text, out);
     }
 
     /// How much room there is, and how much there should be.
@@ -278,7 +280,9 @@ impl Machine {
             return self.stop(Then::Exit(Code::Node as u8), out);
         }
         self.restarts += 1;
-        say(out, Level::Error, format!("{what}: restart {} of {}", self.restarts, self.config.max_restarts));
+        let text = format!("{what}: restart {} of {}", self.restarts, self.config.max_restarts);
+        say(out, Level::Error, text.clone());
+        self.announce_crash(None, text, out);
         self.stop(Then::Go, out);
     }
 }

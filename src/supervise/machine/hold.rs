@@ -39,7 +39,9 @@ impl Machine {
             self.reference_at = Some(self.now);
         }
         let left = show_duration(until.saturating_sub(self.now));
-        say(out, Level::Info, format!("the start is held for {left}: {}", self.why_held()));
+        let text = format!("the start is held for {left}: {}", self.why_held());
+        say(out, Level::Info, text.clone());
+        self.announce_hold(text, out);
         true
     }
 

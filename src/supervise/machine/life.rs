@@ -240,6 +240,11 @@ impl Machine {
                     return self.clear(Then::Exit(Code::Node as u8), false, ended, out);
                 }
                 self.restarts += 1;
+                self.announce_crash(
+                    Some(exit),
+                    format!("the new release ended by itself: {exit}; it is tried again"),
+                    out,
+                );
                 return self.back_off("the new release is tried again", out);
             }
             Some((Stage::Return, _)) if self.data_may_go_back() => {
@@ -248,6 +253,11 @@ impl Machine {
                     return self.clear(Then::Go, false, ended, out);
                 }
                 self.restarts += 1;
+                self.announce_crash(
+                    Some(exit),
+                    format!("the old release ended by itself: {exit}; it is tried again"),
+                    out,
+                );
                 return self.back_off("the old release is tried again", out);
             }
             Some(_) => {}
@@ -324,7 +334,9 @@ impl Machine {
             return self.clear(Then::Exit(Code::Node as u8), false, ended, out);
         }
         self.restarts += 1;
-        self.back_off(&format!("restart {} of {}", self.restarts, self.config.max_restarts), out);
+        let restart = format!("restart {} of {}", self.restarts, self.config.max_restarts);
+        self.announce_crash(Some(exit), format!("the node {what}: {restart}"), out);
+        self.back_off(&restart, out);
     }
 
     pub(super) fn back_off(&mut self, what: &str, out: &mut Vec<Effect>) {

@@ -8,6 +8,7 @@
 mod asking;
 mod backup;
 mod ending;
+mod events;
 mod fetching;
 mod grace;
 mod health;
@@ -81,6 +82,8 @@ pub enum Role {
     Clear,
     /// The job that reads the settings again.
     Reload,
+    /// The operator's command that is told an event.
+    Event,
 }
 
 /// How a child ended.
@@ -413,6 +416,9 @@ pub struct Machine {
     hook_after: Option<Now>,
     ahead: backup::Ahead,
     health: health::Health,
+    events: events::Events,
+    /// When the program leaves although not all is told.
+    leave_at: Option<Now>,
     prune_at: Option<Now>,
     /// When another node of the chain is asked whether a start must be held any longer.
     reference_at: Option<Now>,
@@ -524,6 +530,8 @@ impl Machine {
             hook_after: None,
             ahead: backup::Ahead::default(),
             health: health::Health::default(),
+            events: events::Events::default(),
+            leave_at: None,
             prune_at: None,
             reference_at: None,
             last_end: None,
@@ -576,6 +584,7 @@ impl Machine {
             Event::Done(Role::Reload, result) => self.reloaded(result, out),
             Event::Done(Role::Ahead, result) => self.copied_ahead(result, out),
             Event::Done(Role::Prune, result) => self.pruned(result, out),
+            Event::Done(Role::Event, result) => self.event_told(result.map(drop), out),
             // Node and hook report their ends by events of their own.
             Event::Done(Role::Node | Role::Hook, _) => {}
             Event::Note(Role::Clear, Note::Holders(holders)) => self.still_held(holders, out),
@@ -632,6 +641,7 @@ impl Machine {
             self.decide_at,
             self.hook_until,
             self.prune_at,
+            self.leave_at,
             self.reference_at,
             self.health.measure_at.filter(|_| self.state == State::Up),
         ]
@@ -731,6 +741,10 @@ impl Machine {
         }
         if self.due(self.reference_at) {
             self.ask_reference(out);
+        }
+        if self.leave_at.is_some() && (self.told_all() || self.due(self.leave_at)) {
+            self.leave_at = None;
+            self.exit(out);
         }
         if self.restarts > 0 && self.state == State::Up && self.healthy() && self.age() >= CALM_AFTER {
             self.restarts = 0;

@@ -207,7 +207,9 @@ impl Machine {
             }
             Some(problem) => {
                 if self.staged.get(&release).is_none_or(|before| before.problem() != Some(problem)) {
-                    say(out, Level::Warn, format!("release {release} is not ready: {problem}"));
+                    let text = format!("release {release} is not ready: {problem}");
+                    say(out, Level::Warn, text.clone());
+                    self.announce_not_staged(&release, false, text, out);
                 }
                 self.stage_again(release.clone());
             }
@@ -286,6 +288,7 @@ impl Machine {
                 let text = format!("upgrade {} is due but waits, the old release runs on: {why}", plan.name);
                 if self.told_waiting.get(&plan.release) != Some(&text) {
                     say(out, Level::Error, text.clone());
+                    self.announce_not_staged(&plan.release, true, text.clone(), out);
                     self.told_waiting.insert(plan.release.clone(), text);
                 }
             }

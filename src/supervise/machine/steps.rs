@@ -1,7 +1,9 @@
 //! The durable steps of an upgrade: begun one at a time, and what follows when one worked or failed.
 
+use super::events::about;
 use super::plans::{STAGE_PAUSE, STAGE_PAUSE_MAX, shown};
 use super::*;
+use crate::event::What;
 
 /// How often a step is tried at once before the node is preferred to the upgrade.
 const STEP_TRIES: u32 = 3;
@@ -68,6 +70,12 @@ impl Machine {
                 let begun = Wish::Begun(begin.name.clone(), begin.to.clone());
                 self.grant(begun, Reply::done(serde_json::json!({})), out);
                 self.refuse_begun(&format!("upgrade {} is under way", begin.name), out);
+                if let Some(journal) = self.journal.clone() {
+                    let what = What::UpgradeBegun { from: journal.from.clone(), to: journal.to.clone() };
+                    let message =
+                        format!("upgrade {} begins: {} gives way to {}", journal.name, journal.from, journal.to);
+                    self.announce(what, Some(about(&journal)), message, out);
+                }
             }
             Step::Backup(_) => {
                 self.phases.backup = self.part_began.take().map(|at| ms(self.now.saturating_sub(at)));
@@ -125,6 +133,17 @@ impl Machine {
                 if let Some(journal) = before {
                     let down = crate::config::show_duration(Duration::from_millis(journal.phases.total()));
                     say(out, Level::Info, format!("upgrade {} is committed downtime={down}", journal.name));
+                    let message =
+                        format!("upgrade {} is committed, {} runs; downtime {down}", journal.name, journal.to);
+                    let about = about(&journal);
+                    let what = What::UpgradeCommitted {
+                        from: journal.from,
+                        to: journal.to,
+                        downtime_ms: journal.phases.total(),
+                        phases: journal.phases,
+                        backup: journal.backup,
+                    };
+                    self.announce(what, Some(about), message, out);
                 }
             }
             Step::TurnBack { outcome, reason, put_off } => {
@@ -135,12 +154,20 @@ impl Machine {
                 let asked_for = *outcome == Outcome::Cancelled || reason == SAID_SO;
                 let level = if asked_for { Level::Info } else { Level::Error };
                 say(out, level, format!("upgrade {name} is taken back: {reason}"));
+                if let Some(journal) = self.journal.clone().or(before) {
+                    let message = format!("upgrade {name} is taken back: {reason}");
+                    self.announce_turn_back(&journal, *outcome, *put_off, message, out);
+                }
                 self.cancel = false;
                 self.grant(Wish::Stepped, Reply::done(serde_json::json!({})), out);
             }
             Step::Undo { .. } => {
                 self.grant(Wish::Stepped, Reply::done(serde_json::json!({})), out);
                 self.refuse_begun("a revert is under way", out);
+                if let Some(journal) = self.journal.clone() {
+                    let message = format!("release {} is taken back: {SAID_SO}", journal.to);
+                    self.announce_turn_back(&journal, Outcome::Reverted, false, message, out);
+                }
             }
             Step::Restore => {
                 self.restoring = false;

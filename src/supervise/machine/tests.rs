@@ -1427,6 +1427,7 @@ impl World {
             ("validator_mode", if seed.is_multiple_of(4) { "true" } else { "false" }),
             ("daemon_validator_hold", "3s"),
             ("daemon_allow_download_binaries", "true"),
+            ("daemon_event_command", if seed.is_multiple_of(2) { "/tell" } else { "" }),
         ];
         // In every third world the release is still to be fetched.
         let plan = if seed.is_multiple_of(3) { remote("v2", 10) } else { plan("v2", 10) };
@@ -1685,6 +1686,7 @@ impl World {
                 Ok(Report::Cleared)
             }
             Job::Reload(_) => Err("no".to_owned()),
+            Job::Event(..) => Ok(Report::Told),
         };
         self.feed(Event::Done(role, result));
     }
