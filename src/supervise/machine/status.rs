@@ -59,8 +59,10 @@ impl Machine {
             Value::Null => String::new(),
             held => format!("; held: {}", held.get("reason").and_then(Value::as_str).unwrap_or_default()),
         };
+        let ends = matches!(self.state, State::Stopping { .. } | State::Killing { .. } | State::Clearing { .. });
+        let wait = self.waits_for().filter(|_| ends).map_or_else(String::new, |what| format!("; waits for {what}"));
         let error = self.error.as_ref().map_or_else(String::new, |why| format!("; {why}"));
-        format!("{}{head}{upgrade}{hold}{error}", self.public_state()).replace('\n', " ")
+        format!("{}{head}{upgrade}{hold}{wait}{error}", self.public_state()).replace('\n', " ")
     }
 
     /// The whole answer to `status --json`.
