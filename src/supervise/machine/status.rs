@@ -55,10 +55,8 @@ impl Machine {
             (None, Some(plan)) => format!("; upgrade {} at block {}: {}", plan.name, plan.height, self.waiting(plan).0),
             (None, None) => String::new(),
         };
-        let hold = match self.held() {
-            Value::Null => String::new(),
-            held => format!("; held: {}", held.get("reason").and_then(Value::as_str).unwrap_or_default()),
-        };
+        let held = self.held();
+        let hold = held.get("reason").and_then(Value::as_str).map_or_else(String::new, |why| format!("; held: {why}"));
         let ends = matches!(self.state, State::Stopping { .. } | State::Killing { .. } | State::Clearing { .. });
         let wait = self.waits_for().filter(|_| ends).map_or_else(String::new, |what| format!("; waits for {what}"));
         let error = self.error.as_ref().map_or_else(String::new, |why| format!("; {why}"));
