@@ -77,6 +77,8 @@ pub enum Command {
     Backup(Backup),
     /// `config …`.
     Config(ConfigCommand),
+    /// `systemd`.
+    Systemd,
     /// `worker`, which we call ourselves: do a job.
     Worker,
     /// `supervise …`, which `start` calls: supervise in the background.
@@ -493,6 +495,7 @@ impl Given {
             "stop" => return Ok(Command::Stop { now: self.has("--now") }),
             "status" => return Ok(Command::Status { check: self.has("--check") }),
             "version" => return Ok(Command::Version),
+            "systemd" => return Ok(Command::Systemd),
             "config show" => return Ok(Command::Config(ConfigCommand::Show)),
             "config validate" => {
                 return Ok(Command::Config(ConfigCommand::Validate {

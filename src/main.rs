@@ -70,6 +70,7 @@ fn dispatch(said: Invocation) -> Result<ExitCode> {
         Command::Upgrade(upgrade) => commands::upgrade::upgrade(&context(flags)?, &upgrade),
         Command::Plan(plan) => commands::plan::plan(&context(flags)?, &plan),
         Command::Backup(backup) => commands::backup::backup(&context(flags)?, &backup),
+        Command::Systemd => done(commands::systemd::systemd(&context(flags)?)),
         Command::Config(ConfigCommand::Show) => {
             done(commands::answer(&commands::config::show(&flags.resolve()?, said.json)))
         }

@@ -336,6 +336,14 @@ pub static COMMANDS: &[Item] = &[
         options: &[],
         details: "Tells every error at once (exit 2). Works while the node runs.",
     },
+    Item {
+        path: "systemd",
+        words: &[],
+        summary: "print a systemd unit for the present settings",
+        options: &[],
+        details: "It runs this program as the home's owner, with the node's arguments of config.toml (node_args), else those of\n\
+                  the last run, and with the settings that variables and flags say here.",
+    },
     Item { path: "help", words: &["[COMMAND…]"], summary: "tell about a command", options: &[], details: "" },
 ];
 

@@ -9,6 +9,7 @@ pub mod meter;
 pub mod plan;
 pub mod run;
 pub mod status;
+pub mod systemd;
 pub mod upgrade;
 pub mod version;
 

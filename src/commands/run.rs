@@ -18,7 +18,7 @@ use crate::job::{Flags, check, clear, durable, look};
 use crate::journal::{Last, rfc3339, unix_now};
 use crate::proc;
 use crate::supervise::control::Request;
-use crate::supervise::{self, Setup};
+use crate::supervise::{self, Setup, notify};
 
 /// How long the last steps of a supervisor that was killed may hold its lock.
 const LEFTOVER_TIME: Duration = Duration::from_secs(15);
@@ -183,7 +183,12 @@ pub fn start(context: &Context, args: Vec<String>) -> Result<ExitCode> {
     let errors = OpenOptions::new().append(true).create(true).mode(0o640).open(&log).on("open", &log)?;
     durable::give(&log, owner)?;
     let flags = serde_json::to_string(&context.flags).map_err(|e| Error::failed(e.to_string()))?;
-    let mut child = Command::new("/proc/self/exe")
+    let mut command = Command::new("/proc/self/exe");
+    // Who started us by `start` is no service manager of the supervisor.
+    for variable in notify::VARIABLES {
+        command.env_remove(variable);
+    }
+    let mut child = command
         .arg0("wemixvisor")
         .args(["supervise", &flags])
         .args(&args)

@@ -6,7 +6,6 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::shim::NOT_FOR_THE_NODE;
 use super::{Report, check};
 use crate::error::{Error, OnFile, Result};
 use crate::event::Event;
@@ -26,8 +25,5 @@ pub fn become_command(home: &Home, path: &Path, event: &Event) -> Result<Report>
     let stderr = rustix::io::dup(std::io::stderr()).map_err(std::io::Error::from).on("run", path)?;
     let mut command = Command::new(path);
     command.stdin(Stdio::from(memory)).stdout(Stdio::from(stderr)).current_dir(home.root());
-    for variable in NOT_FOR_THE_NODE {
-        command.env_remove(variable);
-    }
     Err(command.exec()).on("run", path)
 }

@@ -22,10 +22,6 @@ use crate::node_args;
 use crate::plan::Plan;
 use crate::proc::{self, Holder};
 
-/// Variables that speak of the supervisor and would mislead the node.
-pub const NOT_FOR_THE_NODE: &[&str] =
-    &["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
-
 /// The signals whose inherited "ignore" is undone. TERM is among them: a node that ignores it could not be stopped.
 const ORDINARY: &[i32] = &[1, 2, 3, 10, 12, 14, 15, 17, 18, 20, 21, 22, 23, 28];
 
@@ -190,9 +186,6 @@ fn node_command(
     tell(report, Note::Recorded(Recorded { release, args: final_args.clone(), starts }));
     let mut command = Command::new(binary);
     command.args(final_args);
-    for variable in NOT_FOR_THE_NODE {
-        command.env_remove(variable);
-    }
     Ok(command)
 }
 
@@ -236,9 +229,6 @@ fn hook_command(home: &Home, report: &mut File) -> std::result::Result<Command, 
         .env("UPGRADE_ATTEMPT", journal.attempt.to_string());
     if info.len() < INFO_MAX {
         command.env("UPGRADE_INFO", info);
-    }
-    for variable in NOT_FOR_THE_NODE {
-        command.env_remove(variable);
     }
     Ok(command)
 }

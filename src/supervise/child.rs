@@ -10,6 +10,7 @@ use rustix::process::{
     waitid,
 };
 
+use super::notify;
 use super::output::Output;
 use crate::job::shim::Spec as ShimSpec;
 use crate::job::{Line, Spec};
@@ -23,8 +24,17 @@ const LINE_MAX: usize = 32 << 20;
 /// This program, as the kernel knows it: also when its file was replaced meanwhile.
 const OURSELVES: &str = "/proc/self/exe";
 
-fn shim(spec: &ShimSpec) -> std::io::Result<Command> {
+/// This program as somebody else's: without what a service manager meant for the supervisor alone.
+fn ourselves() -> Command {
     let mut command = Command::new(OURSELVES);
+    for variable in notify::VARIABLES {
+        command.env_remove(variable);
+    }
+    command
+}
+
+fn shim(spec: &ShimSpec) -> std::io::Result<Command> {
+    let mut command = ourselves();
     command.arg("exec").arg(serde_json::to_string(spec)?);
     Ok(command)
 }
@@ -63,8 +73,7 @@ impl Child {
         let (reports, write) = std::io::pipe()?;
         // `dup` makes a descriptor that is inherited; it is closed again right after the start.
         let inherited = lock.map(rustix::io::dup).transpose()?;
-        let child =
-            Command::new(OURSELVES).arg("worker").stdin(Stdio::from(memory)).stdout(Stdio::from(write)).spawn()?;
+        let child = ourselves().arg("worker").stdin(Stdio::from(memory)).stdout(Stdio::from(write)).spawn()?;
         drop(inherited);
         Ok(Child::new(&child, OwnedFd::from(reports)))
     }

@@ -5,6 +5,7 @@ pub mod control;
 pub mod health;
 pub mod log;
 pub mod machine;
+pub mod notify;
 pub mod output;
 pub mod reactor;
 mod signals;
@@ -16,6 +17,7 @@ use std::time::Instant;
 
 use self::control::Control;
 use self::machine::Machine;
+use self::notify::Notify;
 use self::reactor::{Leave, Reactor};
 use self::signals::Signals;
 use crate::config::Config;
@@ -51,6 +53,7 @@ pub fn supervise(setup: Setup) -> Result<Leave> {
         lock: setup.lock,
         control,
         signals,
+        notify: Notify::from_environment(),
         children: BTreeMap::new(),
         inotify: None,
         watches: BTreeSet::new(),

@@ -14,6 +14,7 @@ use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, waitpid};
 use super::child::Child;
 use super::control::{Control, Happening};
 use super::machine::{Effect, Event, Exit, Machine, Now, Role, Sig};
+use super::notify::Notify;
 use super::signals::Signals;
 use crate::home::Home;
 use crate::job::shim::{Node, Program, Spec as ShimSpec};
@@ -60,6 +61,8 @@ pub struct Reactor {
     pub control: Control,
     /// Signals.
     pub signals: Signals,
+    /// The service manager, where there is one.
+    pub notify: Notify,
     /// Children by role.
     pub children: BTreeMap<Role, Child>,
     /// Tells of changed files, where that works.
@@ -90,7 +93,9 @@ impl Reactor {
     }
 
     fn wait(&self) {
-        let machine = self.machine.wake_at().map(|at| at.saturating_sub(self.now()));
+        let notify = if self.notify.listens() { self.notify.wake_at(&self.machine.notice()) } else { None };
+        let ours = [self.machine.wake_at(), notify].into_iter().flatten().min();
+        let machine = ours.map(|at| at.saturating_sub(self.now()));
         let clients = self.control.deadline().map(|at| at.saturating_duration_since(Instant::now()));
         // A millisecond more: a wait that ends too early would be made again.
         let timeout = [machine, clients].into_iter().flatten().min().map(|left| left + Duration::from_millis(1));
@@ -116,10 +121,11 @@ impl Reactor {
         {
             return Some(leave);
         }
-        if came.reload
-            && let Some(leave) = self.feed(Event::Signal(Sig::Reload))
-        {
-            return Some(leave);
+        if came.reload {
+            self.notify.reloading();
+            if let Some(leave) = self.feed(Event::Signal(Sig::Reload)) {
+                return Some(leave);
+            }
         }
         if came.reopen {
             self.reopen_log();
@@ -290,7 +296,14 @@ impl Reactor {
                 }
             }
         }
+        self.tell_service_manager();
         None
+    }
+
+    fn tell_service_manager(&mut self) {
+        if self.notify.listens() {
+            self.notify.tell(self.now(), &self.machine.notice());
+        }
     }
 
     fn launch(&mut self, args: &[String]) -> Option<Event> {
@@ -377,8 +390,12 @@ impl Reactor {
         events
     }
 
-    /// `start` reads our stdout until the node is up; then nobody does any more.
-    fn tell_who_started_us(&self) {
+    /// The service manager; or `start`, which reads our stdout until the node is up; then nobody does any more.
+    fn tell_who_started_us(&mut self) {
+        self.notify.up();
+        if !self.background {
+            return;
+        }
         let _ = rustix::io::write(std::io::stdout(), b"up\n");
         if let Ok(null) = File::options().write(true).open("/dev/null") {
             let _ = rustix::stdio::dup2_stdout(null);
@@ -399,6 +416,7 @@ impl Reactor {
 
     /// No node lives. Jobs are ended and waited for a little: one that waits for a dead disk is left to its death signal.
     fn end(mut self, leave: Leave) -> Leave {
+        self.tell_service_manager();
         for role in self.children.keys() {
             self.signal(*role, Signal::KILL);
         }

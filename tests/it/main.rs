@@ -12,6 +12,7 @@ mod backup;
 mod bad_input;
 mod batch;
 mod clique;
+mod container;
 mod crash;
 mod death;
 mod download;
@@ -33,6 +34,7 @@ mod revert;
 mod rolling;
 mod rpc;
 mod support;
+mod systemd;
 mod tarball;
 mod tls;
 #[path = "../examples/mocknode/trace.rs"]

@@ -126,8 +126,8 @@ impl Machine {
     pub(super) fn ready(&mut self, out: &mut Vec<Effect>) {
         self.life.ready = true;
         self.args_before = None;
-        if self.background {
-            self.background = false;
+        self.background = false;
+        if !std::mem::replace(&mut self.up, true) {
             out.push(Effect::Ready);
         }
         let pid = self.life.pid;

@@ -53,6 +53,19 @@ pub type Now = Duration;
 /// A client of the control socket.
 pub type ClientId = u64;
 
+/// What a service manager is to know.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Notice {
+    /// The settings are being read again.
+    pub reloading: bool,
+    /// The program is on its way out.
+    pub stopping: bool,
+    /// It may take long until the node runs, or until the program is gone.
+    pub busy: bool,
+    /// Where it stands, in a line for people.
+    pub status: String,
+}
+
 /// Who a child is. There is at most one of each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Role {
@@ -350,6 +363,8 @@ pub struct Machine {
     flags_before: Option<Flags>,
     /// Started by `start`: who started us waits for the first life, which must come up.
     background: bool,
+    /// A node has been up.
+    up: bool,
     args: Vec<String>,
     state: State,
     life: Life,
@@ -480,6 +495,7 @@ impl Machine {
             flags,
             flags_before: None,
             background,
+            up: false,
             args,
             state: State::Boot,
             life: Life::default(),

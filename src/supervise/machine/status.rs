@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Hold, Machine, State, Then};
+use super::{Hold, Looking, Machine, Notice, State, Then};
 use crate::config::show_duration;
 use crate::job::clear::list;
 use crate::journal::{Journal, Stage, expected_downtime, rfc3339, unix_now};
@@ -34,6 +34,33 @@ impl Machine {
             State::Clearing { .. } => "starting",
             State::Deciding(_) | State::Backoff { .. } => "crashed",
         }
+    }
+
+    /// What a service manager is to know now.
+    pub fn notice(&self) -> Notice {
+        let leaving = matches!(self.then(), Some(Then::Exit(_))) || matches!(self.state, State::Leaving { .. });
+        Notice {
+            reloading: self.reloading != Looking::No,
+            stopping: leaving,
+            busy: self.state != State::Up || !self.life.ready,
+            status: self.line(),
+        }
+    }
+
+    /// `running, block 123; upgrade v2 at block 500: staged`. Nothing that counts down: each other line is news.
+    fn line(&self) -> String {
+        let head = self.life.head.map_or_else(String::new, |head| format!(", block {head}"));
+        let upgrade = match (&self.journal, self.schedule.pending().next()) {
+            (Some(journal), _) => format!("; upgrade {}: {}", journal.name, self.phase(journal).0),
+            (None, Some(plan)) => format!("; upgrade {} at block {}: {}", plan.name, plan.height, self.waiting(plan).0),
+            (None, None) => String::new(),
+        };
+        let held = self.held();
+        let hold = held.get("reason").and_then(Value::as_str).map_or_else(String::new, |why| format!("; held: {why}"));
+        let ends = matches!(self.state, State::Stopping { .. } | State::Killing { .. } | State::Clearing { .. });
+        let wait = self.waits_for().filter(|_| ends).map_or_else(String::new, |what| format!("; waits for {what}"));
+        let error = self.error.as_ref().map_or_else(String::new, |why| format!("; {why}"));
+        format!("{}{head}{upgrade}{hold}{wait}{error}", self.public_state()).replace('\n', " ")
     }
 
     /// The whole answer to `status --json`.
