@@ -54,26 +54,15 @@ pub fn next_turn(head: u64, start: u64, spacing: u64, rank: usize, validators: u
     begins(next + (rank + validators - next % validators) % validators)
 }
 
-/// The client that an RLP list in a block's vanity data names, such as `geth v1.13.15`: a version of three bytes, then text
-/// (core/types of go-ethereum, `makeExtraData`). None: it is something else.
-pub fn client_of(vanity: &[u8]) -> Option<String> {
-    let (&first, rest) = vanity.split_first()?;
-    let length = usize::from(first.checked_sub(0xc0).filter(|length| *length <= 55)?);
-    let mut list = rest.get(..length)?;
-    let mut items = Vec::new();
-    while let Some((&first, rest)) = list.split_first() {
-        let (item, left) = match first {
-            0..=0x7f => (list.get(..1)?, rest),
-            0x80..=0xb7 => rest.split_at_checked(usize::from(first - 0x80))?,
-            _ => return None,
-        };
-        items.push(item);
-        list = left;
-    }
-    let version = items.first().filter(|version| version.len() <= 3)?;
-    let number = |place: usize| version.len().checked_sub(place).and_then(|at| version.get(at)).copied().unwrap_or(0);
-    let name = std::str::from_utf8(items.get(1)?).ok().filter(|name| name.chars().all(|c| c.is_ascii_graphic()))?;
-    Some(format!("{name} v{}.{}.{}", number(3), number(2), number(1)))
+/// The client that a block's vanity data names, such as `geth v1.13.15`. Every WBFT client tells it decoded, as `[version:
+/// v1.13.15, client: geth, go: go1.21.4, os: linux]`. None: it is something else, such as an operator's own words.
+pub fn client_of(vanity: &str) -> Option<String> {
+    let mut fields = vanity.strip_prefix('[')?.strip_suffix(']')?.split(", ");
+    let version = fields.next()?.strip_prefix("version: v")?;
+    let name = fields.next()?.strip_prefix("client: ")?;
+    let is_version = version.split('.').count() == 3 && version.split('.').all(|number| number.parse::<u8>().is_ok());
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_graphic());
+    (is_version && is_name).then(|| format!("{name} v{version}"))
 }
 
 #[cfg(test)]
@@ -182,18 +171,25 @@ mod tests {
 
     #[test]
     fn vanity_data_tells_the_client_or_nothing() {
-        // [0x010d0f, "geth", "go1.21.4", "linux"]
-        let mut data = vec![0xc0 + 4 + 5 + 9 + 6, 0x83, 1, 13, 15, 0x84];
-        data.extend(b"geth");
-        data.push(0x88);
-        data.extend(b"go1.21.4");
-        data.push(0x85);
-        data.extend(b"linux");
-        data.resize(32, 0);
-        assert_eq!(client_of(&data).as_deref(), Some("geth v1.13.15"));
-        for none in [&b""[..], b"plain text", &[0xc3, 0x83, 1], &[0xc1], &[0xff; 32], &[0xc2, 0x01, 0x07], &[0xc0]] {
+        // As gstable 1.0.0 and 1.0.1 answer for a block of theirs.
+        for version in ["v1.0.0", "v1.0.1"] {
+            let told = format!("[version: {version}, client: geth, go: go1.26.8, os: linux]");
+            assert_eq!(client_of(&told), Some(format!("geth {version}")));
+        }
+        for none in [
+            // The first block, an operator's `--miner.extradata`, one that the node cannot decode.
+            "",
+            "plain text",
+            "Unknown vanityData format, hex: 0xc0",
+            "[]",
+            "[version: v1.0, client: geth, go: go1.26.8, os: linux]",
+            "[version: v1.0.x, client: geth, go: go1.26.8, os: linux]",
+            "[version: v1.0.256, client: geth, go: go1.26.8, os: linux]",
+            "[version: v1.0.0, client: , go: go1.26.8, os: linux]",
+            "[version: v1.0.0, client: \u{1b}[31m, go: go1.26.8, os: linux]",
+            "[version: v1.0.0",
+        ] {
             assert_eq!(client_of(none), None, "{none:?}");
         }
-        assert_eq!(client_of(&[0xc6, 0x01, 0x84, b'g', b'e', b't', b'h']).as_deref(), Some("geth v0.0.1"));
     }
 }

@@ -1626,22 +1626,25 @@ impl Node {
 
     fn extra(&self, n: u64) -> Value {
         let seal = |block: &Block| {
+            if block.number == 0 {
+                return Value::Null;
+            }
             let signature = format!("0x{}", sha(&["seal", &block.hash]));
             json!({"sealers": block.committers, "signature": signature})
         };
         let (block, parent) = (self.at(n), self.at(n.saturating_sub(1)));
         let next = block.next.as_ref().map(|set| {
-            let validator = |(index, address)| json!({"index": index, "addr": address, "bls": "0x"});
-            let candidate = |address| json!({"addr": address, "diligence": 1_000_000});
+            let validator = |(index, address)| json!({"index": format!("{index:#x}"), "addr": address, "bls": "0x"});
+            let candidate = |address| json!({"addr": address, "diligence": "0x1cfde0"});
             json!({
                 "candidates": set.iter().map(candidate).collect::<Vec<_>>(),
                 "validators": set.iter().enumerate().map(validator).collect::<Vec<_>>(),
             })
         });
         json!({
-            "vanityData": vanity(&block.version), "randaoReveal": format!("0x{}", sha(&["randao", &block.hash])),
-            "prevRound": parent.round, "prevPreparedSeal": seal(&parent), "prevCommittedSeal": seal(&parent),
-            "round": block.round, "preparedSeal": seal(&block), "committedSeal": seal(&block), "gasTip": "0x0",
+            "vanityData": decoded(&block.version), "randaoReveal": format!("0x{}", sha(&["randao", &block.hash])),
+            "prevRound": quantity(parent.round), "prevPreparedSeal": seal(&parent), "prevCommittedSeal": seal(&parent),
+            "round": quantity(block.round), "preparedSeal": seal(&block), "committedSeal": seal(&block), "gasTip": "27600000000000",
             "epochInfo": next,
         })
     }
@@ -1655,10 +1658,13 @@ impl Node {
         if start > end || end - start >= 1024 {
             return refusal(-32000, "invalid block range");
         }
-        let (mut signed, mut made, mut rounds) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        // Whoever did nothing is listed with 0.
+        let mut signed: BTreeMap<String, u64> = self.validators(end).into_iter().map(|address| (address, 0)).collect();
+        let (mut made, mut rounds, mut failed) = (signed.clone(), BTreeMap::new(), 0);
         for block in (start..=end).map(|n| self.at(n)) {
             *made.entry(block.author).or_insert(0) += 1;
             *rounds.entry(block.round.to_string()).or_insert(0) += 1;
+            failed += block.round;
             for signer in block.committers {
                 *signed.entry(signer).or_insert(0) += 1;
             }
@@ -1669,7 +1675,7 @@ impl Node {
                 "total": signed, "prepared": signed, "committed": signed, "prevPrepared": signed, "prevCommitted": signed,
             },
             "author": made, "blockRange": {"startBlock": start, "endBlock": end, "totalBlocks": total},
-            "roundStats": {"roundDistribution": rounds, "totalRounds": total},
+            "roundStats": {"roundDistribution": rounds, "totalRounds": failed},
         }))
     }
 
@@ -1700,10 +1706,21 @@ impl Node {
     }
 }
 
+/// The three numbers of a version.
+fn numbers(version: &str) -> [u8; 3] {
+    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).filter_map(|w| w.parse::<u8>().ok());
+    [0; 3].map(|_| numbers.next().unwrap_or(0))
+}
+
+/// What `istanbul_getWbftExtraInfo` makes of the next.
+fn decoded(version: &str) -> String {
+    let [major, minor, patch] = numbers(version);
+    format!("[version: v{major}.{minor}.{patch}, client: geth, go: rust, os: linux]")
+}
+
 /// RLP of [version, client, language, system] of the author's node.
 fn vanity(version: &str) -> String {
-    let mut numbers = version.split(|c: char| !c.is_ascii_digit()).filter_map(|w| w.parse::<u8>().ok());
-    let version: Vec<u8> = (0..3).map(|_| numbers.next().unwrap_or(0)).skip_while(|byte| *byte == 0).collect();
+    let version: Vec<u8> = numbers(version).into_iter().skip_while(|byte| *byte == 0).collect();
     let item = |bytes: &[u8]| match bytes {
         [byte] if *byte < 0x80 => vec![*byte],
         // All of them are shorter than 56 bytes.

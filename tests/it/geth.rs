@@ -25,7 +25,6 @@ pub struct Geth {
 impl Geth {
     /// A home with the old geth as genesis release; none where the two are not named.
     pub fn named() -> Option<Geth> {
-        let named = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let (Some(old), Some(new)) = (named("WEMIXVISOR_GETH_OLD"), named("WEMIXVISOR_GETH_NEW")) else {
             static TOLD: Once = Once::new();
             // Past the capture of output: what was not tested must be seen.
@@ -37,13 +36,19 @@ impl Geth {
             });
             return None;
         };
-        let versions = [version(&old), version(&new)];
-        assert_ne!(versions[0], versions[1], "two releases of geth are needed");
+        let geth = Geth::of(&old, &new);
+        assert_ne!(geth.versions[0], geth.versions[1], "two releases of geth are needed");
+        Some(geth)
+    }
+
+    /// A home with these two releases, the old one as genesis release.
+    pub fn of(old: &Path, new: &Path) -> Geth {
+        let versions = [version(old), version(new)];
         let home = Home::empty();
         let node = home.dir.join("node");
-        std::os::unix::fs::symlink(&old, &node).unwrap();
+        std::os::unix::fs::symlink(old, &node).unwrap();
         home.run(&["init", node.to_str().unwrap()]).code(0);
-        Some(Geth { home, new, versions })
+        Geth { home, new: new.to_owned(), versions }
     }
 
     pub fn ipc(&self) -> PathBuf {
@@ -97,6 +102,14 @@ impl Geth {
             assert!(copied.unwrap().success());
             fs::remove_dir_all(memory).unwrap();
         }
+    }
+
+    /// Runs the old release on its data to the end, and tells what it says.
+    pub fn says(&self, args: &[&str]) -> String {
+        let mut command = Command::new(self.home.own("genesis/bin/node"));
+        let output = command.arg("--datadir").arg(self.home.datadir()).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
     }
 
     /// Puts the new release there under the name `v2`.
@@ -161,6 +174,11 @@ impl Geth {
         assert_eq!(self.home.logged("interrupt more to panic"), 0, "TERM once");
         assert_eq!(self.home.logged("UNCLEAN"), 0, "nothing was killed");
     }
+}
+
+/// The binary that a variable names.
+pub fn named(variable: &str) -> Option<PathBuf> {
+    std::env::var_os(variable).filter(|path| !path.is_empty()).map(PathBuf::from)
 }
 
 /// What `geth version` tells: the number alone.

@@ -23,7 +23,7 @@ fn hooked(script: &str) -> Home {
 }
 
 /// Puts a shell script into our own folder; it appears whole and executable.
-fn hook(home: &Home, path: &str, script: &str) -> PathBuf {
+pub fn hook(home: &Home, path: &str, script: &str) -> PathBuf {
     let path = home.own(path);
     let draft = home.dir.join("draft");
     fs::write(&draft, format!("#!/bin/sh\n{script}\n")).unwrap();
