@@ -16,6 +16,7 @@ pub mod shim;
 pub mod stage;
 pub mod step;
 pub mod tls;
+pub mod trim;
 pub mod validators;
 
 use std::io::{Read, Write};
@@ -53,6 +54,8 @@ pub enum Job {
     Prune(backup::Spec, backup::prune::Limits),
     /// Wait until nobody holds the data any more, ending who was left behind.
     Clear(clear::Spec),
+    /// Keep logs bounded.
+    Trim(Vec<trim::Log>),
     /// Read the settings again.
     Reload(Flags),
 }
@@ -171,6 +174,8 @@ pub enum Report {
     Pruned(Vec<String>),
     /// Of `Clear`: nobody holds the data.
     Cleared,
+    /// Of `Trim`.
+    Trimmed(trim::Trimmed),
     /// Of `Reload`.
     Settings(Box<Settings>),
 }
@@ -232,6 +237,7 @@ fn run(home: &Home, job: Job) -> Result<Report> {
             Ok(Report::Pruned(removed.iter().map(ToString::to_string).collect()))
         }
         Job::Clear(spec) => clear::clear(home, &spec).map(|()| Report::Cleared),
+        Job::Trim(logs) => Ok(Report::Trimmed(trim::trim(&logs))),
         Job::Reload(flags) => flags.resolve().map(|settings| Report::Settings(Box::new(settings))),
     }
 }

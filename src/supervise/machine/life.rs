@@ -94,6 +94,7 @@ impl Machine {
         self.no_head_since.get_or_insert(self.now);
         self.prune_at.get_or_insert(self.now + backup::PRUNE_FIRST);
         self.health.measure_at = Some(self.now);
+        self.plan_trim();
         self.plan_alarm();
         if self.on_trial() {
             self.grace = Grace::default();

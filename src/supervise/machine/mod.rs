@@ -20,6 +20,7 @@ mod rolling;
 mod status;
 mod steps;
 mod trial;
+mod trim;
 
 #[cfg(test)]
 mod tests;
@@ -79,6 +80,8 @@ pub enum Role {
     Prune,
     /// The job that waits until nobody holds the data.
     Clear,
+    /// The job that keeps the logs bounded.
+    Trim,
     /// The job that reads the settings again.
     Reload,
 }
@@ -413,6 +416,7 @@ pub struct Machine {
     hook_after: Option<Now>,
     ahead: backup::Ahead,
     health: health::Health,
+    trim: trim::Trim,
     prune_at: Option<Now>,
     /// When another node of the chain is asked whether a start must be held any longer.
     reference_at: Option<Now>,
@@ -524,6 +528,7 @@ impl Machine {
             hook_after: None,
             ahead: backup::Ahead::default(),
             health: health::Health::default(),
+            trim: trim::Trim::default(),
             prune_at: None,
             reference_at: None,
             last_end: None,
@@ -576,6 +581,7 @@ impl Machine {
             Event::Done(Role::Reload, result) => self.reloaded(result, out),
             Event::Done(Role::Ahead, result) => self.copied_ahead(result, out),
             Event::Done(Role::Prune, result) => self.pruned(result, out),
+            Event::Done(Role::Trim, result) => self.trimmed(result, out),
             // Node and hook report their ends by events of their own.
             Event::Done(Role::Node | Role::Hook, _) => {}
             Event::Note(Role::Clear, Note::Holders(holders)) => self.still_held(holders, out),
@@ -633,6 +639,7 @@ impl Machine {
             self.hook_until,
             self.prune_at,
             self.reference_at,
+            self.next_trim(),
             self.health.measure_at.filter(|_| self.state == State::Up),
         ]
         .into_iter()
@@ -728,6 +735,9 @@ impl Machine {
         }
         if self.state == State::Up && self.due(self.health.measure_at) {
             self.measure(out);
+        }
+        if self.due(self.next_trim()) {
+            self.look_at_logs(out);
         }
         if self.due(self.reference_at) {
             self.ask_reference(out);
