@@ -67,6 +67,8 @@ pub enum Command {
         /// Exit 1 when running but unhealthy.
         check: bool,
     },
+    /// `logs`.
+    Logs(Logs),
     /// `version`.
     Version,
     /// `upgrade …`.
@@ -85,6 +87,21 @@ pub enum Command {
     Supervise(Vec<String>),
     /// `exec …`, which we call ourselves: become the node or a hook.
     Exec(Vec<String>),
+}
+
+/// `logs`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Logs {
+    /// Go on with what is written from now on.
+    pub follow: bool,
+    /// How many lines at most; `u64::MAX`: all.
+    pub lines: Option<u64>,
+    /// Not those before this time.
+    pub since: Option<String>,
+    /// Not those after this time.
+    pub until: Option<String>,
+    /// Those alone in which this regular expression is found.
+    pub grep: Option<String>,
 }
 
 /// `upgrade …`.
@@ -418,10 +435,11 @@ impl Line {
             Some(lexopt::Arg::Short(letter)) => format!("-{letter}"),
             Some(lexopt::Arg::Long(name)) => format!("--{name}"),
         };
-        let Some(option) = OPTIONS.iter().chain(own).find(|option| option.flag == flag) else {
+        let Some(option) = OPTIONS.iter().chain(own).find(|option| option.flag == flag || option.short == flag) else {
             return Err(unknown_option(&flag, own, path));
         };
-        let value = self.value(option)?;
+        // `-fn 5` is `-f -n 5`.
+        let value = if option.short == flag && option.value.is_empty() { String::new() } else { self.value(option)? };
         match option.flag {
             "--help" => return Ok(Piece::Help),
             "--version" => return Ok(Piece::Version),
@@ -494,6 +512,15 @@ impl Given {
             "init" => return Ok(Command::Init { binary: self.words.pop_front().map(PathBuf::from) }),
             "stop" => return Ok(Command::Stop { now: self.has("--now") }),
             "status" => return Ok(Command::Status { check: self.has("--check") }),
+            "logs" => {
+                return Ok(Command::Logs(Logs {
+                    follow: self.has("--follow"),
+                    lines: self.value("--lines").map(|text| lines(&text)).transpose()?,
+                    since: self.value("--since"),
+                    until: self.value("--until"),
+                    grep: self.value("--grep"),
+                }));
+            }
             "version" => return Ok(Command::Version),
             "systemd" => return Ok(Command::Systemd),
             "config show" => return Ok(Command::Config(ConfigCommand::Show)),
@@ -577,6 +604,13 @@ fn height(text: &str) -> Result<u64> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let number = text.parse().ok().filter(|height| digits && *height > 0 && *height <= i64::MAX as u64);
     number.ok_or_else(|| Error::usage(format!("{text:?} is no height: give a whole number from 1 to {}", i64::MAX)))
+}
+
+/// How many lines.
+fn lines(text: &str) -> Result<u64> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    let number = if text == "all" { Some(u64::MAX) } else { text.parse().ok().filter(|_| digits) };
+    number.ok_or_else(|| Error::usage(format!("--lines: {text:?} is no count: give a whole number, or all")))
 }
 
 /// How many.
@@ -718,6 +752,24 @@ mod tests {
             ("stop", &[], Command::Stop { now: false }),
             ("status --check", &[], Command::Status { check: true }),
             ("version", &[], Command::Version),
+            ("logs", &[], Command::Logs(Logs::default())),
+            (
+                "logs -fn5 --since 10m --until 5m --grep=a|b",
+                &[],
+                Command::Logs(Logs {
+                    follow: true,
+                    lines: Some(5),
+                    since: Some("10m".to_owned()),
+                    until: Some("5m".to_owned()),
+                    grep: Some("a|b".to_owned()),
+                }),
+            ),
+            ("logs -n 7 -f", &[], Command::Logs(Logs { follow: true, lines: Some(7), ..Logs::default() })),
+            (
+                "logs --lines all --follow",
+                &[],
+                Command::Logs(Logs { follow: true, lines: Some(u64::MAX), ..Logs::default() }),
+            ),
             ("config show", &[], Command::Config(ConfigCommand::Show)),
             ("config validate f", &[], Command::Config(ConfigCommand::Validate { file: Some("f".into()) })),
             (
@@ -857,6 +909,11 @@ mod tests {
             ("stop now", "stop: \"now\" is one word too many; usage: wemixvisor stop [OPTIONS]"),
             ("stop --now=1", "--now takes no value"),
             ("status --now", "status: unknown option --now"),
+            ("logs -n", "--lines needs a value: --lines N"),
+            ("logs -n many", "--lines: \"many\" is no count: give a whole number, or all"),
+            ("logs -n -5", "--lines: \"-5\" is no count"),
+            ("logs --folow", "logs: unknown option --folow; did you mean --follow?"),
+            ("status -f", "status: unknown option -f"),
             (
                 "upgrade schedule v2",
                 "upgrade schedule: HEIGHT is missing; usage: wemixvisor upgrade schedule [OPTIONS] NAME HEIGHT",

@@ -66,6 +66,7 @@ fn dispatch(said: Invocation) -> Result<ExitCode> {
         Command::Stop { now } => commands::run::stop(&to_ask(flags)?, now),
         Command::Restart { args } => commands::run::restart(&context(flags)?, args),
         Command::Status { check } => commands::status::status(&to_ask(flags)?, check),
+        Command::Logs(wanted) => done(commands::logs::logs(&to_ask(flags)?, &wanted)),
         Command::Version => done(commands::version::version(&context(flags)?)),
         Command::Upgrade(upgrade) => commands::upgrade::upgrade(&context(flags)?, &upgrade),
         Command::Plan(plan) => commands::plan::plan(&context(flags)?, &plan),

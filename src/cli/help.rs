@@ -4,6 +4,8 @@
 pub struct Opt {
     /// The flag, with its dashes.
     pub flag: &'static str,
+    /// Its short form, with its dash; empty: it has none.
+    pub short: &'static str,
     /// What follows it: empty for a switch, `N` for a value, `[=BOOL]` for one that may be left out.
     pub value: &'static str,
     /// What it means.
@@ -106,6 +108,25 @@ pub static COMMANDS: &[Item] = &[
         summary: "tell how the node and its upgrades are",
         options: &[opt("--check", "", "exit 1 when it runs but is not healthy")],
         details: "Exit 0 while starting, running, stopping or upgrading; 3 when stopped, crashed or in error.",
+    },
+    Item {
+        path: "logs",
+        words: &[],
+        summary: "show the node's output",
+        options: &[
+            short("-f", "--follow", "", "go on with what is written from now on; -f too"),
+            short("-n", "--lines", "N", "the last N lines, or all; -n too (default 100)"),
+            opt(
+                "--since",
+                "TIME",
+                "not what was written before: 2026-11-26T04:15:00Z, 2026-11-26 (local), or 10m (ago)",
+            ),
+            opt("--until", "TIME", "not what was written after"),
+            opt("--grep", "REGEX", "only lines in which this is found"),
+        ],
+        details: "Times are read from the stamps that geth writes; a line without one belongs to the line before.\n\
+                  Colours are left out, and what a terminal would obey. Of a line 64 KiB are looked at and shown.\n\
+                  Where systemd's journal has the output, the command that shows it is told. Exit 1 when there is no log.",
     },
     Item {
         path: "version",
@@ -358,7 +379,11 @@ pub static EXIT_CODES: &[(u8, &str)] = &[
 ];
 
 const fn opt(flag: &'static str, value: &'static str, help: &'static str) -> Opt {
-    Opt { flag, value, help }
+    short("", flag, value, help)
+}
+
+const fn short(short: &'static str, flag: &'static str, value: &'static str, help: &'static str) -> Opt {
+    Opt { flag, short, value, help }
 }
 
 /// The command of this path.

@@ -5,6 +5,7 @@ pub mod backup;
 pub mod client;
 pub mod config;
 pub mod init;
+pub mod logs;
 pub mod meter;
 pub mod plan;
 pub mod run;

@@ -17,6 +17,7 @@ pub mod shim;
 pub mod stage;
 pub mod step;
 pub mod tls;
+pub mod trim;
 pub mod validators;
 
 use std::io::{Read, Write};
@@ -54,6 +55,8 @@ pub enum Job {
     Prune(backup::Spec, backup::prune::Limits),
     /// Wait until nobody holds the data any more, ending who was left behind.
     Clear(clear::Spec),
+    /// Keep logs bounded.
+    Trim(Vec<trim::Log>),
     /// Read the settings again.
     Reload(Flags),
     /// Become the operator's command, and tell it this event.
@@ -174,6 +177,8 @@ pub enum Report {
     Pruned(Vec<String>),
     /// Of `Clear`: nobody holds the data.
     Cleared,
+    /// Of `Trim`.
+    Trimmed(trim::Trimmed),
     /// Of `Reload`.
     Settings(Box<Settings>),
     /// Of `Event`: the command ended with success.
@@ -238,6 +243,7 @@ fn run(home: &Home, job: Job) -> Result<Report> {
         }
         Job::Clear(spec) => clear::clear(home, &spec).map(|()| Report::Cleared),
         Job::Event(command, event) => event::become_command(home, &command, &event),
+        Job::Trim(logs) => Ok(Report::Trimmed(trim::trim(&logs))),
         Job::Reload(flags) => flags.resolve().map(|settings| Report::Settings(Box::new(settings))),
     }
 }

@@ -250,6 +250,7 @@ impl Reactor {
             | Role::Step
             | Role::Ahead
             | Role::Prune
+            | Role::Trim
             | Role::Clear
             | Role::Reload => {
                 let result = match child.result {
@@ -308,9 +309,8 @@ impl Reactor {
 
     fn launch(&mut self, args: &[String]) -> Option<Event> {
         let config = self.machine.config();
-        let log = config.log_file.clone().or_else(|| self.background.then(|| self.home.node_log()));
         let node = Node {
-            log,
+            log: self.machine.node_log(),
             stdin: !self.background,
             data_dir: config.data_dir.clone(),
             allow_empty_data: config.allow_empty_data,

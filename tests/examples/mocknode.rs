@@ -200,7 +200,7 @@ const FLAGS: &[(&str, Kind, &str)] = &[
     ("no-rpc", Bool, "neither HTTP nor IPC"),
     ("rpc-delay", Val, "D: open RPC so long after the blocks begin"),
     ("rpc-bad", Val, "KIND[:METHOD,..]: html error wrong-id huge slow garbage null not-offered close"),
-    ("log-flood", Bool, "10 MB/s of log lines"),
+    ("log-flood", Number, "[=N]: N MB/s of numbered log lines (10)"),
     ("mock-version", Val, "V: instead of $MOCK_VERSION or the name of the release"),
     ("version-exit", Val, "CODE: `version` fails"),
     ("version-delay", Val, "D: `version` takes so long"),
@@ -435,7 +435,7 @@ struct Config {
     peers: u64,
     syncing: Option<u64>,
     lock: bool,
-    log_flood: bool,
+    log_flood: Option<u64>,
 }
 
 impl Config {
@@ -545,7 +545,7 @@ impl Config {
             peers: flags.number("peers")?.unwrap_or(4),
             syncing: optional("syncing", "1000")?,
             lock: !flags.on("no-lock"),
-            log_flood: flags.on("log-flood"),
+            log_flood: optional("log-flood", "10")?,
             datadir,
         })
     }
@@ -900,8 +900,8 @@ fn run(config: Config, argv: &[String], started: Instant) {
         open_rpc(&node);
     }
     info("Starting peer-to-peer node", format_args!("instance={}", node.client_version()));
-    if node.config.log_flood {
-        spawn(&node, flood);
+    if let Some(pace) = node.config.log_flood {
+        spawn(&node, move |node| flood(node, pace));
     }
     spawn(&node, |node| match &node.chain {
         Some(chain) => consensus::take_part(node, chain),
@@ -993,11 +993,17 @@ fn make_blocks(node: &Arc<Node>) {
 }
 
 /// By time and not by what was written: a slow reader gets less, not later.
-fn flood(node: &Arc<Node>) {
-    let line = format!("DEBUG[01-01|00:00:00.000] {:<100}\n", "Flooding the log");
-    let chunk = line.repeat(100_000 / line.len());
+fn flood(node: &Arc<Node>, pace: u64) {
+    let head = format!("DEBUG[01-01|00:00:00.000] {:<300} number=", "Flooding the log");
+    let mut number = 0u64;
     let mut due = Instant::now();
     while node.wait_until(due) {
+        let mut chunk = String::new();
+        while (chunk.len() as u64) < pace * 10_000 {
+            chunk += &head;
+            chunk += &format!("{number:012}\n");
+            number += 1;
+        }
         write_stderr(chunk.as_bytes());
         due = (due + Duration::from_millis(10)).max(Instant::now());
     }

@@ -106,6 +106,8 @@ fn restart_ends_the_node_gently_and_starts_it_under_the_same_supervisor() {
     home.run(&["stop"]).code(0);
     let kinds: Vec<String> = home.journal().into_iter().map(|event| event[0].clone()).collect();
     assert_eq!(kinds, ["start", "term", "stop"].repeat(3));
+    let output = fs::read_to_string(home.root().join("logs/node.log")).unwrap();
+    assert_eq!(output.matches("Got interrupt").count(), 3, "all lives of the node write to its log");
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod launch;
 #[path = "../examples/mocknode/ledger.rs"]
 mod ledger;
 mod life;
+mod logs;
 mod network;
 mod plans;
 mod power;

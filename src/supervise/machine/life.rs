@@ -94,6 +94,7 @@ impl Machine {
         self.no_head_since.get_or_insert(self.now);
         self.prune_at.get_or_insert(self.now + backup::PRUNE_FIRST);
         self.health.measure_at = Some(self.now);
+        self.plan_trim();
         self.plan_alarm();
         if self.on_trial() {
             self.grace = Grace::default();
@@ -126,12 +127,16 @@ impl Machine {
     pub(super) fn ready(&mut self, out: &mut Vec<Effect>) {
         self.life.ready = true;
         self.args_before = None;
-        self.background = false;
         if !std::mem::replace(&mut self.up, true) {
             out.push(Effect::Ready);
         }
         let pid = self.life.pid;
         self.grant(Wish::Restarted, Reply::done(serde_json::json!({"pid": pid})), out);
+    }
+
+    /// Whether `start` waits for the first life to come up.
+    fn is_waited_for(&self) -> bool {
+        self.background && !self.up
     }
 
     pub(super) fn ended(&mut self, exit: Exit, out: &mut Vec<Effect>) {
@@ -280,7 +285,7 @@ impl Machine {
             && life.answered.is_none()
             && self.age() < COMMAND_TIME
             && self.journal.is_none()
-            && !self.background
+            && !self.is_waited_for()
         {
             say(out, Level::Info, "the command is done".to_owned());
             return self.clear(Then::Exit(0), false, ended, out);
@@ -303,7 +308,7 @@ impl Machine {
             );
         }
         let life = &self.life;
-        let why = match (&life.refusal, self.background && !life.ready) {
+        let why = match (&life.refusal, self.is_waited_for()) {
             (Some(Refusal::NotExecuted(why)), true) => Some(why.clone()),
             (_, true) => Some(format!("the node {what} before it was up")),
             _ if !self.config.restart_on_failure => {
@@ -314,11 +319,12 @@ impl Machine {
             }
             _ => None,
         };
+        let waited_for = self.is_waited_for();
         if let Some(why) = &why
             && self.parked
             && let Some(retry) = &mut self.step_retry
             && self.config.restart_on_failure
-            && !self.background
+            && !waited_for
         {
             // It may need the very step that the disk refused, as where its data is still to be brought back.
             say(out, Level::Error, format!("{why}; it waits, and is started when this works: {}", retry.fault));

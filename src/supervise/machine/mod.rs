@@ -21,6 +21,7 @@ mod rolling;
 mod status;
 mod steps;
 mod trial;
+mod trim;
 
 #[cfg(test)]
 mod tests;
@@ -93,6 +94,8 @@ pub enum Role {
     Prune,
     /// The job that waits until nobody holds the data.
     Clear,
+    /// The job that keeps the logs bounded.
+    Trim,
     /// The job that reads the settings again.
     Reload,
     /// The operator's command that is told an event.
@@ -434,6 +437,7 @@ pub struct Machine {
     events: events::Events,
     /// When the program leaves although not all is told.
     leave_at: Option<Now>,
+    trim: trim::Trim,
     prune_at: Option<Now>,
     /// When another node of the chain is asked whether a start must be held any longer.
     reference_at: Option<Now>,
@@ -548,6 +552,7 @@ impl Machine {
             health: health::Health::default(),
             events: events::Events::default(),
             leave_at: None,
+            trim: trim::Trim::default(),
             prune_at: None,
             reference_at: None,
             last_end: None,
@@ -601,6 +606,7 @@ impl Machine {
             Event::Done(Role::Ahead, result) => self.copied_ahead(result, out),
             Event::Done(Role::Prune, result) => self.pruned(result, out),
             Event::Done(Role::Event, result) => self.event_told(result.map(drop), out),
+            Event::Done(Role::Trim, result) => self.trimmed(result, out),
             // Node and hook report their ends by events of their own.
             Event::Done(Role::Node | Role::Hook, _) => {}
             Event::Note(Role::Clear, Note::Holders(holders)) => self.still_held(holders, out),
@@ -659,6 +665,7 @@ impl Machine {
             self.prune_at,
             self.leave_at,
             self.reference_at,
+            self.next_trim(),
             self.health.measure_at.filter(|_| self.state == State::Up),
         ]
         .into_iter()
@@ -754,6 +761,9 @@ impl Machine {
         }
         if self.state == State::Up && self.due(self.health.measure_at) {
             self.measure(out);
+        }
+        if self.due(self.next_trim()) {
+            self.look_at_logs(out);
         }
         if self.due(self.reference_at) {
             self.ask_reference(out);

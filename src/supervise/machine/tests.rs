@@ -11,6 +11,7 @@ use crate::job::fetch;
 use crate::job::look::Survey;
 use crate::job::measure::Measured;
 use crate::job::stage::{Check, Staged};
+use crate::job::trim::Trimmed;
 use crate::job::validators::{self, Validators};
 use crate::journal::rfc3339;
 use crate::plan::Rolling;
@@ -1679,6 +1680,7 @@ impl World {
             Job::Reference(_) => Ok(Report::ReferenceHead(self.head)),
             Job::CopyAhead(_) => Ok(Report::CopiedAhead(1)),
             Job::Prune(..) => Ok(Report::Pruned(Vec::new())),
+            Job::Trim(logs) => Ok(Report::Trimmed(Trimmed { sizes: vec![(0, 0); logs.len()], problems: Vec::new() })),
             Job::Clear(_) => {
                 assert!(self.hook.is_none(), "the data is said to be free under a hook");
                 assert!(self.node.is_none(), "the data is said to be free under a node");
