@@ -164,6 +164,12 @@ fn who_may_not_write_changes_nothing_and_root_leaves_the_owner() {
     home.run(&["config", "set", "max_restarts", "2"]).code(0);
     let meta = fs::metadata(&file).unwrap();
     assert_eq!((meta.uid(), meta.gid(), meta.permissions().mode() & 0o777), (65534, 65534, 0o644));
+    // A new one belongs to who has the directory.
+    fs::remove_file(&file).unwrap();
+    std::os::unix::fs::chown(home.own(""), Some(65534), Some(65533)).unwrap();
+    home.run(&["config", "set", "max_restarts", "2"]).code(0);
+    let meta = fs::metadata(&file).unwrap();
+    assert_eq!((meta.uid(), meta.gid()), (65534, 65533));
 }
 
 #[test]
@@ -199,8 +205,10 @@ fn a_full_and_a_read_only_disk_change_nothing() {
 fn two_changes_at_once_are_both_there() {
     let home = Home::new();
     let keys = ["max_restarts", "trial_blocks", "min_peers", "upgrade_lead", "rolling_spacing", "backup_keep"];
-    let children: Vec<_> =
-        keys.iter().map(|key| home.command(&["config", "set", key, "42"]).spawn().unwrap()).collect();
+    let children: Vec<_> = keys
+        .iter()
+        .map(|key| home.command(&["config", "set", key, "42"]).stdout(Stdio::null()).spawn().unwrap())
+        .collect();
     for mut child in children {
         assert!(child.wait().unwrap().success());
     }
@@ -340,11 +348,11 @@ fn init_records_the_binarys_name_in_a_file_that_is_there_before_it() {
 /// A home of cosmovisor's with two releases, its file as its own `init` writes it.
 fn cosmovisors(home: &Home) {
     let own = home.root().join("cosmovisor");
-    for dir in ["genesis/bin", "upgrades/v2/bin", "upgrades/odd%2fname/bin", "upgrades/empty/bin"] {
-        fs::create_dir_all(own.join(dir)).unwrap();
-    }
-    for binary in ["genesis/bin/simd", "upgrades/v2/bin/simd", "upgrades/odd%2fname/bin/simd"] {
-        fs::copy("/bin/true", own.join(binary)).unwrap();
+    fs::create_dir_all(own.join("upgrades/empty/bin")).unwrap();
+    // One name is none here, and one would end the comment that tells of it.
+    for dir in ["genesis", "upgrades/v2", "upgrades/odd%2fname", "upgrades/x\ntouch ended-the-comment\n"] {
+        fs::create_dir_all(own.join(dir).join("bin")).unwrap();
+        fs::copy("/bin/true", own.join(dir).join("bin/simd")).unwrap();
     }
     symlink("upgrades/v2", own.join("current")).unwrap();
     let text = format!(
@@ -424,11 +432,13 @@ fn cosmovisors_settings_are_taken_over_once_and_each_is_told_of() {
 
     // The commands that it lists do bring the binaries over.
     let steps: Vec<&str> = again.lines().filter_map(|line| line.strip_prefix("  ")).collect();
-    assert!(steps.iter().any(|step| step.starts_with("# ") && step.contains("odd%2fname")), "{steps:?}");
+    assert!(steps.iter().any(|step| step.starts_with("# ") && step.contains("odd%252fname")), "{steps:?}");
     let script = steps.join("\n").replace("wemixvisor ", &format!("{} ", wemixvisor()));
     let mut shell = Command::new("sh");
     shell.args(["-ec", &script]).env_clear().env("PATH", "/usr/bin:/bin").env("HOME", &home.dir);
+    shell.current_dir(&home.dir);
     said(shell).code(0);
+    assert!(!home.dir.join("ended-the-comment").exists());
     assert_eq!(home.current(), "v2");
     assert!(home.own("genesis/bin/simd").is_file() && home.own("upgrades/v2/bin/simd").is_file());
     let last = migrate(&home).code(0).out;

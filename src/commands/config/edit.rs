@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use crate::config::{
 use crate::error::{Error, OnFile, Result, printable};
 use crate::home::{Home, Owner};
 use crate::job::durable;
+use crate::manifest::encode;
 
 /// Settings that a supervisor takes only when it begins.
 const AT_BEGIN: &[&str] = &["node_args", "daemon_name", "cosmovisor_disable_logs", "cosmovisor_color_logs"];
@@ -50,7 +52,7 @@ impl Target {
                 let to = fs::read_link(&path).on("read", &path)?;
                 return Err(Error::refused(format!(
                     "{shown} is a link to {}: change that file, with --config or an editor",
-                    to.display()
+                    encode(to.as_os_str().as_bytes())
                 )));
             }
             Ok(_) | Err(_) => {}

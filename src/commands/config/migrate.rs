@@ -2,6 +2,7 @@
 //! what becomes of it. Nothing of cosmovisor's is changed.
 
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +13,7 @@ use crate::error::{Error, OnFile, Result, printable};
 use crate::home::{Home, Name, Owner, Release};
 use crate::job::durable;
 use crate::journal::{rfc3339, unix_now};
+use crate::manifest::encode;
 
 /// What a setting of cosmovisor is here.
 enum Kin {
@@ -275,7 +277,11 @@ fn tree(home: &Home, said: &[Said]) -> Vec<String> {
             _ if !binary.is_file() => {}
             Some(release) if home.binary(&Release::Upgrade(release.clone())).exists() => {}
             Some(release) => steps.push(format!("wemixvisor --home {root} upgrade add {release} {}", quoted(&binary))),
-            None => steps.push(format!("# {}: no name of an upgrade here; choose one for upgrade add", quoted(&dir))),
+            // Such a name may hold anything, also the end of a comment.
+            None => {
+                let shown = encode(dir.as_os_str().as_bytes());
+                steps.push(format!("# {shown}: no name of an upgrade here; choose one for upgrade add"));
+            }
         }
     }
     let link = fs::read_link(theirs.join("current")).ok();
