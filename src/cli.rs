@@ -1,6 +1,7 @@
 //! What may be typed, and what it means: one [`Command`] per verb, each with its own fields. Which commands and options there are
 //! says the table in [`mod@help`]; here stands only where they may stand. Values are not looked at, but for heights: that is `config`'s.
 
+pub mod complete;
 pub mod help;
 
 use std::collections::VecDeque;
@@ -81,6 +82,13 @@ pub enum Command {
     Config(ConfigCommand),
     /// `systemd`.
     Systemd,
+    /// `completions SHELL`.
+    Completions {
+        /// Of which shell.
+        shell: String,
+    },
+    /// `complete …`, which the completions call: tell how the last word may go on.
+    Complete(Vec<String>),
     /// `worker`, which we call ourselves: do a job.
     Worker,
     /// `supervise …`, which `start` calls: supervise in the background.
@@ -270,6 +278,27 @@ pub enum ConfigCommand {
         /// This file in place of the home's.
         file: Option<PathBuf>,
     },
+    /// Change one value.
+    Set {
+        /// Of this setting.
+        key: String,
+        /// To this.
+        value: String,
+    },
+    /// Let one value be the default.
+    Unset {
+        /// Of this setting.
+        key: String,
+    },
+    /// Print a config.toml.
+    Template {
+        /// For this kind of node; none: all defaults.
+        name: Option<String>,
+        /// Tell which there are.
+        list: bool,
+    },
+    /// Take over cosmovisor's settings.
+    Migrate,
 }
 
 /// Understands a command line, given without the program's own name.
@@ -280,8 +309,9 @@ pub fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Invocation> {
     let mut line = Line { parser: lexopt::Parser::from_args(&words), said: blank };
     let command = match words.split_first() {
         None => Command::Help(None),
-        // These three are typed by ourselves only.
+        // These are typed by ourselves only.
         Some((first, [])) if first == "worker" => Command::Worker,
+        Some((first, rest)) if first == "complete" => Command::Complete(rest.to_vec()),
         Some((first, rest)) if first == "exec" => Command::Exec(rest.to_vec()),
         Some((first, rest)) if first == "supervise" => Command::Supervise(rest.to_vec()),
         Some(_) => line.command()?,
@@ -352,6 +382,14 @@ impl Line {
         }
         let mut given = Given { item, words: VecDeque::new(), options: Vec::new() };
         loop {
+            // A value may begin with a dash.
+            if item.path == "config set"
+                && given.words.len() == 1
+                && let Some(value) = self.peek().filter(|word| !is_option(word))
+            {
+                self.parser.try_raw_args().and_then(|mut raw| raw.next());
+                given.words.push_back(value);
+            }
             match self.piece(item.options, item.path)? {
                 Piece::Ours => {}
                 Piece::Help => return Ok(Command::Help(Some(item.path))),
@@ -376,7 +414,7 @@ impl Line {
                 return Ok(make(Some(self.rest_without_dashes())));
             }
             let flag = first.split('=').next().unwrap_or("");
-            if flag == "-h" || flag == "-V" || OPTIONS.iter().any(|option| option.flag == flag) {
+            if is_option(&first) {
                 match self.piece(&[], item.path)? {
                     Piece::Help => return Ok(Command::Help(Some(item.path))),
                     Piece::Version => return Ok(Command::OurVersion),
@@ -529,6 +567,18 @@ impl Given {
                     file: self.words.pop_front().map(PathBuf::from),
                 }));
             }
+            "config set" => {
+                return Ok(Command::Config(ConfigCommand::Set { key: self.word(), value: self.word() }));
+            }
+            "config unset" => return Ok(Command::Config(ConfigCommand::Unset { key: self.word() })),
+            "config template" => {
+                return Ok(Command::Config(ConfigCommand::Template {
+                    list: self.has("--list"),
+                    name: self.words.pop_front(),
+                }));
+            }
+            "config migrate" => return Ok(Command::Config(ConfigCommand::Migrate)),
+            "completions" => return Ok(Command::Completions { shell: self.word() }),
             "backup create" => return Ok(Command::Backup(Backup::Create { name: self.words.pop_front() })),
             "backup list" => return Ok(Command::Backup(Backup::List)),
             "backup verify" => {
@@ -588,6 +638,12 @@ impl Given {
         };
         Ok(Command::Upgrade(upgrade))
     }
+}
+
+/// Whether a word is an option of every command, with its value or without.
+fn is_option(word: &str) -> bool {
+    let flag = word.split('=').next().unwrap_or("");
+    flag == "-h" || flag == "-V" || OPTIONS.iter().any(|option| option.flag == flag)
 }
 
 /// `help [COMMAND…]`.
@@ -773,6 +829,28 @@ mod tests {
             ("config show", &[], Command::Config(ConfigCommand::Show)),
             ("config validate f", &[], Command::Config(ConfigCommand::Validate { file: Some("f".into()) })),
             (
+                "config set daemon_x -1",
+                &[],
+                Command::Config(ConfigCommand::Set { key: "daemon_x".to_owned(), value: "-1".to_owned() }),
+            ),
+            (
+                "config set node_args --datadir",
+                &[],
+                Command::Config(ConfigCommand::Set { key: "node_args".to_owned(), value: "--datadir".to_owned() }),
+            ),
+            ("config set k --help", &[], Command::Help(Some("config set"))),
+            ("config set --help", &[], Command::Help(Some("config set"))),
+            ("config unset k", &[], Command::Config(ConfigCommand::Unset { key: "k".to_owned() })),
+            ("config template", &[], Command::Config(ConfigCommand::Template { name: None, list: false })),
+            (
+                "config template rpc --list",
+                &[],
+                Command::Config(ConfigCommand::Template { name: Some("rpc".to_owned()), list: true }),
+            ),
+            ("config migrate", &[], Command::Config(ConfigCommand::Migrate)),
+            ("completions bash", &[], Command::Completions { shell: "bash".to_owned() }),
+            ("complete --home -h", &[], Command::Complete(texts(&["--home", "-h"]))),
+            (
                 "config --name n validate",
                 &[("DAEMON_NAME", "n")],
                 Command::Config(ConfigCommand::Validate { file: None }),
@@ -927,6 +1005,9 @@ mod tests {
             ("upgrade schedule v2 9223372036854775808", "is no height"),
             ("upgrade schedule v2 99999999999999999999999", "is no height"),
             ("upgrade add v2 f --height -5", "\"-5\" is no height"),
+            ("config set k", "config set: VALUE is missing; usage: wemixvisor config set KEY VALUE"),
+            ("config sett k v", "config: \"sett\" is no command; did you mean `config set`?"),
+            ("completions", "completions: SHELL is missing"),
             ("init a b", "init: \"b\" is one word too many"),
             ("plan create", "plan create: NAME is missing; usage: wemixvisor plan create [OPTIONS] NAME [UPGRADE…]"),
             ("plan apply a b", "plan apply: \"b\" is one word too many"),

@@ -9,12 +9,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use toml_edit::{Document, Item, Value};
+use toml_edit::{Item, Value};
 
 use crate::error::{Error, Result, printable};
 
+pub mod file;
 mod parse;
 mod table;
+pub mod templates;
 
 pub use parse::{duration, nearest, show_duration, show_size};
 pub use table::{Address, BackupMode, Config, SETTINGS, Setting, Trigger, Used};
@@ -67,6 +69,8 @@ pub struct Settings {
     pub values: Vec<Resolved>,
     /// `node_args` of the files.
     pub node_args: Vec<String>,
+    /// Which file said them.
+    pub node_args_origin: Origin,
     /// Lines for the log.
     pub warnings: Vec<String>,
     /// The files that were read, the lesser one first.
@@ -135,6 +139,12 @@ fn by_variable(variable: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.variable == variable)
 }
 
+/// The setting that somebody names: by its variable, in any case, with or without the `DAEMON_` that most begin with.
+pub fn by_name(name: &str) -> Option<&'static Setting> {
+    let variable = name.to_ascii_uppercase();
+    by_variable(&variable).or_else(|| by_variable(&format!("DAEMON_{variable}")))
+}
+
 /// One value that somebody said.
 struct Said {
     setting: &'static Setting,
@@ -146,7 +156,7 @@ struct Said {
 /// What reading the sources brought besides the values.
 #[derive(Default)]
 struct Notes {
-    node_args: Vec<String>,
+    node_args: Option<(Vec<String>, Origin)>,
     problems: Vec<String>,
     warnings: Vec<String>,
     files: Vec<PathBuf>,
@@ -154,34 +164,24 @@ struct Notes {
 
 /// Reads all sources. Every error of every source is told, one a line, also of values that another source overrides.
 pub fn resolve(sources: &Sources) -> Result<Settings> {
+    resolve_as(sources, &read)
+}
+
+/// The same with files read by `read`: it may say what a file will hold.
+pub fn resolve_as(sources: &Sources, read: &dyn Fn(&Path) -> io::Result<String>) -> Result<Settings> {
     let mut notes = Notes::default();
-    let etc = notes.file(sources.etc, false, true);
+    let etc = notes.file(sources.etc, read, false, true);
     let env = notes.variables(sources.env);
     let flags = notes.flags(sources.flags);
-    let variable = |name: &str| {
-        sources.env.iter().find(|(have, value)| have == name && !value.is_empty()).map(|(_, value)| value.as_str())
-    };
-
-    // The home says where its file is, so the file cannot say where the home is; one from elsewhere can.
-    let home_said = last("DAEMON_HOME", etc.iter().chain(&env).chain(&flags)).map(|said| said.text.clone());
-    let home_default = variable("HOME").map(|home| format!("{}/.wemixd", home.trim_end_matches('/')));
-    let own = home_said
-        .as_ref()
-        .or(home_default.as_ref())
-        .and_then(|home| absolute(home).ok())
-        .map(|home| home.join("wemixvisor/config.toml"));
-    let named = sources.config_file.clone().or_else(|| variable("DAEMON_CONFIG").map(PathBuf::from));
-    let file = match (named, own) {
-        (Some(named), own) => {
-            let path = std::path::absolute(&named).unwrap_or(named);
-            notes.file(&path, true, own.as_ref() != Some(&path))
-        }
-        (None, Some(own)) => notes.file(&own, false, false),
+    let own = own_file(sources, etc.iter().chain(&env).chain(&flags));
+    let file = match (named_file(sources), own) {
+        (Some(named), own) => notes.file(&named, read, true, own.as_ref() != Some(&named)),
+        (None, Some(own)) => notes.file(&own, read, false, false),
         (None, None) => Vec::new(),
     };
 
     let said: Vec<Said> = etc.into_iter().chain(file).chain(env).chain(flags).collect();
-    let home_text = last("DAEMON_HOME", said.iter()).map(|said| said.text.clone()).or(home_default);
+    let home_text = last("DAEMON_HOME", said.iter()).map(|said| said.text.clone()).or_else(|| default_home(sources));
     if home_text.is_none() {
         notes.problems.push(
             "DAEMON_HOME: not set, and without HOME there is no default: set DAEMON_HOME or give --home".to_owned(),
@@ -227,7 +227,35 @@ pub fn resolve(sources: &Sources) -> Result<Settings> {
             origin: won.map_or(Origin::Default, |won| won.origin.clone()),
         });
     }
-    Ok(Settings { values, node_args: notes.node_args, warnings: notes.warnings, files: notes.files })
+    let (node_args, node_args_origin) = notes.node_args.unwrap_or((Vec::new(), Origin::Default));
+    Ok(Settings { values, node_args, node_args_origin, warnings: notes.warnings, files: notes.files })
+}
+
+/// The file that says this home's settings, there or not: the one that is named, else the home's own.
+pub fn file_of(sources: &Sources) -> Option<PathBuf> {
+    let mut notes = Notes::default();
+    let said = [notes.file(sources.etc, &read, false, true), notes.variables(sources.env), notes.flags(sources.flags)];
+    named_file(sources).or_else(|| own_file(sources, said.iter().flatten()))
+}
+
+/// The file of `--config`, else of DAEMON_CONFIG.
+fn named_file(sources: &Sources) -> Option<PathBuf> {
+    let named = sources.config_file.clone().or_else(|| variable(sources, "DAEMON_CONFIG").map(PathBuf::from))?;
+    Some(std::path::absolute(&named).unwrap_or(named))
+}
+
+/// The home's own file. The home says where it is, so it cannot say where the home is; a file from elsewhere can.
+fn own_file<'a>(sources: &Sources, said: impl Iterator<Item = &'a Said>) -> Option<PathBuf> {
+    let home = last("DAEMON_HOME", said).map(|said| said.text.clone()).or_else(|| default_home(sources))?;
+    absolute(&home).ok().map(|home| home.join("wemixvisor/config.toml"))
+}
+
+fn default_home(sources: &Sources) -> Option<String> {
+    variable(sources, "HOME").map(|home| format!("{}/.wemixd", home.trim_end_matches('/')))
+}
+
+fn variable<'a>(sources: &'a Sources, name: &str) -> Option<&'a str> {
+    sources.env.iter().find(|(have, value)| have == name && !value.is_empty()).map(|(_, value)| value.as_str())
 }
 
 fn last<'a>(variable: &str, said: impl Iterator<Item = &'a Said>) -> Option<&'a Said> {
@@ -250,8 +278,7 @@ impl Notes {
     fn flags(&mut self, flags: &[(String, String)]) -> Vec<Said> {
         let mut said = Vec::new();
         for (typed, value) in flags {
-            let variable = typed.to_ascii_uppercase();
-            match by_variable(&variable).or_else(|| by_variable(&format!("DAEMON_{variable}"))) {
+            match by_name(typed) {
                 Some(setting) => {
                     // `cli` hands a flag on as its variable, and what `--set` says as it was typed.
                     let own = setting.flag.filter(|_| typed == setting.variable);
@@ -269,7 +296,13 @@ impl Notes {
     }
 
     /// Reads a file. Only the home's own file may not say where the home is.
-    fn file(&mut self, path: &Path, must_exist: bool, may_move_home: bool) -> Vec<Said> {
+    fn file(
+        &mut self,
+        path: &Path,
+        read: &dyn Fn(&Path) -> io::Result<String>,
+        must_exist: bool,
+        may_move_home: bool,
+    ) -> Vec<Said> {
         let shown = path.display();
         let text = match read(path) {
             Ok(text) => text,
@@ -280,12 +313,10 @@ impl Notes {
             }
         };
         self.files.push(path.to_owned());
-        let document = match Document::parse(text.as_str()) {
+        let document = match file::parse(&text, path) {
             Ok(document) => document,
             Err(e) => {
-                let place = e.span().map_or(String::new(), |span| format!(", line {}", line_of(&text, span.start)));
-                self.problems
-                    .push(format!("{shown}{place}: not TOML: {}", printable(&e.message().replace('\n', "; "))));
+                self.problems.push(e);
                 return Vec::new();
             }
         };
@@ -296,7 +327,7 @@ impl Notes {
             let setting = SETTINGS.iter().find(|setting| setting.key() == key);
             match (setting, item.as_value().and_then(plain)) {
                 (None, _) if key == "node_args" => match arguments(item) {
-                    Some(arguments) => self.node_args = arguments,
+                    Some(arguments) => self.node_args = Some((arguments, Origin::File(path.to_owned()))),
                     None => self.problems.push(format!(
                         "node_args ({place}) must be a list of strings, such as [\"--datadir\", \"/data\"]"
                     )),
@@ -326,7 +357,7 @@ impl Notes {
 }
 
 /// What somebody should have written instead of this unknown name.
-fn remedy(name: &str, as_key: bool) -> String {
+pub fn remedy(name: &str, as_key: bool) -> String {
     let name = name.to_ascii_uppercase();
     let bare = |variable: &'static str| variable.strip_prefix("DAEMON_").unwrap_or(variable);
     if let Some((_, instead)) = FOREIGN.iter().find(|(variable, _)| *variable == name || bare(variable) == name) {
@@ -334,15 +365,18 @@ fn remedy(name: &str, as_key: bool) -> String {
     }
     // Without the prefix that nearly all of them share, it is the rest that counts.
     let word = name.strip_prefix("DAEMON_").unwrap_or(&name);
-    let found = nearest(word, SETTINGS.iter().map(|setting| bare(setting.variable)));
+    let list = as_key.then_some("NODE_ARGS");
+    let found = nearest(word, SETTINGS.iter().map(|setting| bare(setting.variable)).chain(list));
     match SETTINGS.iter().find(|setting| Some(bare(setting.variable)) == found) {
+        None if found == Some("NODE_ARGS") => "did you mean node_args?".to_owned(),
         Some(setting) if as_key => format!("did you mean {}?", setting.key()),
         Some(setting) => format!("did you mean {}?", setting.variable),
         None => "`wemixvisor config show` lists them all".to_owned(),
     }
 }
 
-fn read(path: &Path) -> io::Result<String> {
+/// Reads a config.toml: a regular file, not too large.
+pub fn read(path: &Path) -> io::Result<String> {
     // Opening a FIFO would wait for a writer.
     if path == Path::new("/dev/null") {
         // The usual way to name no file.
@@ -363,46 +397,14 @@ fn line_of(text: &str, at: usize) -> usize {
 }
 
 /// A value of TOML as the text that a variable would hold.
-fn plain(value: &Value) -> Option<String> {
+pub fn plain(value: &Value) -> Option<String> {
     let text = value.as_str().map(str::to_owned);
     text.or_else(|| value.as_bool().map(|b| b.to_string())).or_else(|| value.as_integer().map(|n| n.to_string()))
 }
 
-fn arguments(item: &Item) -> Option<Vec<String>> {
+/// A list of arguments.
+pub fn arguments(item: &Item) -> Option<Vec<String>> {
     item.as_array()?.iter().map(plain).collect()
-}
-
-/// The config.toml that `init` writes: every setting with its help, commented out; `daemon_name` set when a name is given.
-pub fn commented_file(name: Option<&str>) -> String {
-    let mut text = "\
-# The settings of this home. Flags and environment variables win over this file, and it wins over
-# /etc/wemixvisor/config.toml. What stands behind a single # is the default; remove the # to change it.
-# A path may begin with $DAEMON_HOME/. daemon_home itself cannot be set here.
-
-# The node's arguments when the command line gives none.
-#node_args = []
-"
-    .to_owned();
-    for setting in SETTINGS.iter().filter(|setting| setting.variable != "DAEMON_HOME") {
-        let note = match setting.used {
-            Used::Yes => "",
-            Used::NotYet => " This version does not act on it yet.",
-            Used::Ignored => " It does nothing here.",
-        };
-        let bare = boolean(setting.default).is_ok() || number(setting.default, MAX_COUNT).is_ok();
-        let default = if bare { setting.default.to_owned() } else { quoted(setting.default) };
-        let key = setting.key();
-        text += &format!("\n# {}{note}\n# Allowed: {}.\n", setting.help, setting.allowed);
-        text += &match name {
-            Some(name) if setting.variable == "DAEMON_NAME" => format!("{key} = {}\n", quoted(name)),
-            Some(_) | None => format!("#{key} = {default}\n"),
-        };
-    }
-    text
-}
-
-fn quoted(text: &str) -> String {
-    Value::from(text).to_string()
 }
 
 #[cfg(test)]
@@ -628,6 +630,7 @@ mod tests {
         assert_eq!(told("DAEMON_POLL_INTERVAL"), ("300ms", "default".to_owned()));
         assert_eq!(settings.files, [Path::new(etc), &own]);
         assert_eq!(settings.node_args, ["--port", "1"]);
+        assert_eq!(settings.node_args_origin, Origin::File(own));
         assert_eq!(settings.warnings, ["DAEMON_METRICS_INTERVAL is accepted but this version does not act on it yet"]);
 
         // A file named takes the place of the home's, and it may say where the home is; DAEMON_CONFIG names one too.
@@ -641,6 +644,10 @@ mod tests {
                 ("o", "/o")
             );
             assert_eq!(settings.get("DAEMON_NAME").value, "e");
+            assert_eq!(
+                (settings.node_args, settings.node_args_origin),
+                (vec!["e".to_owned()], Origin::File(etc.into()))
+            );
             assert!(settings.warnings.is_empty());
         }
         let flag = from(&[("DAEMON_HOME", "/f")], &[("DAEMON_HOME", "/v")], etc, None).unwrap();
@@ -795,13 +802,13 @@ mod tests {
         let folder = Folder::new("commented");
         let home = folder.0.to_str().unwrap();
         let name = "a \"b\"";
-        folder.file("wemixvisor/config.toml", &commented_file(Some(name)));
+        folder.file("wemixvisor/config.toml", &file::commented(file::INTRO, &[("daemon_name", file::literal(name))]));
         let settings = from(&[], &[("DAEMON_HOME", home)], "/nowhere", None).unwrap();
         assert_eq!(settings.get("DAEMON_NAME").value, name);
         assert!(settings.warnings.is_empty());
 
         // With every comment sign in front of a setting removed, it says the defaults.
-        let text = commented_file(None);
+        let text = file::commented(file::INTRO, &[]);
         let open: Vec<&str> = text
             .lines()
             .map(|line| line.strip_prefix('#').filter(|rest| !rest.starts_with(' ')).unwrap_or(line))

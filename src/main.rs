@@ -27,7 +27,7 @@ pub mod targets;
 
 use std::process::ExitCode;
 
-use cli::{Command, ConfigCommand, Invocation};
+use cli::{Command, Invocation};
 use commands::Context;
 use error::{Error, Result};
 use job::Flags;
@@ -72,12 +72,8 @@ fn dispatch(said: Invocation) -> Result<ExitCode> {
         Command::Plan(plan) => commands::plan::plan(&context(flags)?, &plan),
         Command::Backup(backup) => commands::backup::backup(&context(flags)?, &backup),
         Command::Systemd => done(commands::systemd::systemd(&context(flags)?)),
-        Command::Config(ConfigCommand::Show) => {
-            done(commands::answer(&commands::config::show(&flags.resolve()?, said.json)))
-        }
-        Command::Config(ConfigCommand::Validate { file }) => {
-            let told = flags.with_sources(|sources| commands::config::validate(sources, file.as_deref()));
-            done(told.and_then(|text| commands::answer(&text)))
-        }
+        Command::Config(command) => done(commands::config::config(&flags, said.json, said.quiet, &command)),
+        Command::Completions { shell } => done(commands::completions::completions(&shell)),
+        Command::Complete(words) => done(commands::completions::complete(&words)),
     }
 }

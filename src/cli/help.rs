@@ -339,7 +339,7 @@ pub static COMMANDS: &[Item] = &[
     Item {
         path: "config",
         words: &["COMMAND"],
-        summary: "look at and check the settings",
+        summary: "look at, check and change the settings",
         options: &[],
         details: "Flag beats variable beats $DAEMON_HOME/wemixvisor/config.toml beats /etc/wemixvisor/config.toml beats default.",
     },
@@ -364,6 +364,48 @@ pub static COMMANDS: &[Item] = &[
         options: &[],
         details: "It runs this program as the home's owner, with the node's arguments of config.toml (node_args), else those of\n\
                   the last run, and with the settings that variables and flags say here.",
+    },
+    Item {
+        path: "config set",
+        words: &["KEY", "VALUE"],
+        summary: "change one value in the home's config.toml, and keep all else in it",
+        options: &[],
+        details: "KEY is a variable, in lower case as in the file or as it is. node_args takes a list:\n\
+                  wemixvisor config set node_args '[\"--datadir\", \"/data\"]'\n\
+                  With --config, FILE is changed. The whole configuration must be valid with it, else nothing is changed (2).\n\
+                  It tells what wins over the file, and when a supervisor that runs takes it.",
+    },
+    Item {
+        path: "config unset",
+        words: &["KEY"],
+        summary: "let one value be the default again: its line goes behind a #",
+        options: &[],
+        details: "",
+    },
+    Item {
+        path: "config template",
+        words: &["[NAME]"],
+        summary: "print a config.toml for a kind of node, with its arguments",
+        options: &[opt("--list", "", "tell which kinds there are")],
+        details: "Without NAME: the file as `init` writes it, all defaults. Nothing is written but to standard output:\n\
+                  wemixvisor config template validator > /srv/node/wemixvisor/config.toml",
+    },
+    Item {
+        path: "config migrate",
+        words: &[],
+        summary: "take over cosmovisor's settings: its config.toml in the home, and its variables",
+        options: &[],
+        details: "Tells of each what becomes of it, and which commands bring the binaries over. What config.toml says already\n\
+                  stays; a copy of it as it was is kept beside it.",
+    },
+    Item {
+        path: "completions",
+        words: &["SHELL"],
+        summary: "print what makes bash, zsh or fish complete our command lines",
+        options: &[],
+        details: "bash: wemixvisor completions bash > /etc/bash_completion.d/wemixvisor\n\
+                  zsh:  wemixvisor completions zsh > /usr/local/share/zsh/site-functions/_wemixvisor\n\
+                  fish: wemixvisor completions fish > /etc/fish/completions/wemixvisor.fish",
     },
     Item { path: "help", words: &["[COMMAND…]"], summary: "tell about a command", options: &[], details: "" },
 ];

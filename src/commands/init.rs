@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::{Context, answer};
-use crate::config::{Origin, commented_file};
+use crate::config::{Origin, file};
 use crate::error::{Code, Error, OnFile, Result};
 use crate::home::{Home, Owner, Release};
 use crate::job::shim::read_record;
@@ -48,9 +48,14 @@ pub fn init(context: &Context, binary: Option<&Path>) -> Result<()> {
             context.note(&format!("installed {} as the genesis release", target.display()));
         }
     }
-    if !home.config().exists() {
-        let recorded = (!settled && binary.is_some()).then(|| home.binary_name().to_owned());
-        durable::replace_file(&home.config(), commented_file(recorded.as_deref()).as_bytes(), 0o644, owner)?;
+    let recorded = (!settled && binary.is_some()).then(|| ("daemon_name", file::literal(home.binary_name())));
+    if home.config().exists() {
+        if recorded.is_some() && super::config::record(&home.config(), "daemon_name", home.binary_name())? {
+            context.note(&format!("daemon_name = {:?} in {}", home.binary_name(), home.config().display()));
+        }
+    } else {
+        let text = file::commented(file::INTRO, recorded.as_slice());
+        durable::replace_file(&home.config(), text.as_bytes(), 0o644, owner)?;
         context.note(&format!("wrote {}", home.config().display()));
     }
     if home.current().symlink_metadata().is_err() {

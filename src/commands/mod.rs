@@ -3,6 +3,7 @@
 
 pub mod backup;
 pub mod client;
+pub mod completions;
 pub mod config;
 pub mod init;
 pub mod logs;

@@ -196,6 +196,18 @@ impl Setting {
         self.default.is_empty()
     }
 
+    /// Why this is no value of it; none: it is one.
+    pub fn objection(&self, text: &str, origin: &str) -> Option<String> {
+        self.apply(&mut Config::default(), text, origin).err()
+    }
+
+    /// Whether a value means the same as the default.
+    pub fn is_default(&self, text: &str) -> bool {
+        let (mut one, mut other) = (Config::default(), Config::default());
+        let both = self.apply(&mut one, text, "").and_then(|()| self.apply(&mut other, self.default, ""));
+        text == self.default || (both.is_ok() && one == other)
+    }
+
     /// Puts a value into `config`, or tells the whole line of what is wrong with it.
     pub(super) fn apply(&self, config: &mut Config, text: &str, origin: &str) -> Parsed<()> {
         let tried = match text {

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, OnFile, Result};
@@ -26,6 +26,22 @@ pub fn give(path: &Path, owner: Owner) -> Result<()> {
 /// Replaces a file's content atomically: a temporary file beside it, synced, renamed over it, directory synced.
 pub fn replace_file(path: &Path, content: &[u8], mode: u32, owner: Owner) -> Result<()> {
     Prepared::new(path, content, mode, owner)?.commit()
+}
+
+/// Replaces the content of a file that is there, in the same way; its owner, group and mode stay.
+pub fn rewrite_file(path: &Path, content: &[u8]) -> Result<()> {
+    let meta = fs::metadata(path).on("read", path)?;
+    let tmp = temporary(path)?;
+    remove_leftover(&tmp)?;
+    clearing(&tmp, || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&tmp).on("create", &tmp)?;
+        // Before the mode, which a change of owner may cut.
+        std::os::unix::fs::fchown(&file, Some(meta.uid()), Some(meta.gid())).on("keep the owner and group of", path)?;
+        file.set_permissions(meta.permissions()).on("keep the mode of", path)?;
+        file.write_all(content).and_then(|()| file.sync_all()).on("write", &tmp)?;
+        drop(file);
+        rename(&tmp, path)
+    })
 }
 
 /// Does what makes a temporary file; when that fails, the room that it took is given back.

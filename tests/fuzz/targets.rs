@@ -469,7 +469,8 @@ fn config(input: &[u8]) {
     if name.is_empty() || sources(&flags, None).is_err() {
         return;
     }
-    fs::write(&path, config::commented_file(Some(name))).unwrap();
+    fs::write(&path, config::file::commented(config::file::INTRO, &[("daemon_name", config::file::literal(name))]))
+        .unwrap();
     assert_eq!(sources(&[], Some(&path)).unwrap().get("DAEMON_NAME").value, name);
 }
 

@@ -12,6 +12,7 @@ mod backup;
 mod bad_input;
 mod batch;
 mod clique;
+mod config;
 mod container;
 mod crash;
 mod death;
