@@ -80,6 +80,8 @@ pub enum Command {
     Backup(Backup),
     /// `config …`.
     Config(ConfigCommand),
+    /// `metrics …`.
+    Metrics(Metrics),
     /// `systemd`.
     Systemd,
     /// `completions SHELL`.
@@ -266,6 +268,18 @@ pub enum Backup {
         /// Keep those that are not older, of all.
         max_age: Option<Duration>,
     },
+}
+
+/// `metrics …`.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Metrics {
+    /// Tell them.
+    Show {
+        /// In Prometheus' text format.
+        prometheus: bool,
+    },
+    /// A dashboard of them.
+    Dashboard,
 }
 
 /// `config …`.
@@ -561,6 +575,8 @@ impl Given {
             }
             "version" => return Ok(Command::Version),
             "systemd" => return Ok(Command::Systemd),
+            "metrics show" => return Ok(Command::Metrics(Metrics::Show { prometheus: self.has("--prometheus") })),
+            "metrics dashboard" => return Ok(Command::Metrics(Metrics::Dashboard)),
             "config show" => return Ok(Command::Config(ConfigCommand::Show)),
             "config validate" => {
                 return Ok(Command::Config(ConfigCommand::Validate {

@@ -212,14 +212,8 @@ pub fn resolve_as(sources: &Sources, read: &dyn Fn(&Path) -> io::Result<String>)
             (_, Some(won)) => spell(setting, &won.text),
             (_, None) => spell(setting, setting.default),
         };
-        match (won.is_some(), setting.used) {
-            (true, Used::NotYet) => {
-                notes.warnings.push(format!("{} is accepted but this version does not act on it yet", setting.variable))
-            }
-            (true, Used::Ignored) => {
-                notes.warnings.push(format!("{} of cosmovisor is accepted but does nothing", setting.variable))
-            }
-            (_, Used::Yes) | (false, Used::NotYet | Used::Ignored) => {}
+        if won.is_some() && setting.used == Used::Ignored {
+            notes.warnings.push(format!("{} of cosmovisor is accepted but does nothing", setting.variable));
         }
         values.push(Resolved {
             key: setting.key(),
@@ -611,7 +605,7 @@ mod tests {
         );
         let own = folder.file(
             "wemixvisor/config.toml",
-            "# mine\ndaemon_name = 'f'\ndaemon_network = 'f'\nvalidator_mode = true\ndaemon_metrics_interval = '1m'\nnode_args = ['--port', 1]",
+            "# mine\ndaemon_name = 'f'\ndaemon_network = 'f'\nvalidator_mode = true\ncosmovisor_disable_recase = true\nnode_args = ['--port', 1]",
         );
         let etc = etc.to_str().unwrap();
         let settings = from(
@@ -631,7 +625,7 @@ mod tests {
         assert_eq!(settings.files, [Path::new(etc), &own]);
         assert_eq!(settings.node_args, ["--port", "1"]);
         assert_eq!(settings.node_args_origin, Origin::File(own));
-        assert_eq!(settings.warnings, ["DAEMON_METRICS_INTERVAL is accepted but this version does not act on it yet"]);
+        assert_eq!(settings.warnings, ["COSMOVISOR_DISABLE_RECASE of cosmovisor is accepted but does nothing"]);
 
         // A file named takes the place of the home's, and it may say where the home is; DAEMON_CONFIG names one too.
         let other = folder.file("other.toml", "daemon_network = 'o'\ndaemon_home = '/o'");
@@ -737,15 +731,6 @@ mod tests {
                 "COSMOVISOR_DISABLE_RECASE of cosmovisor is accepted but does nothing",
             ]
         );
-    }
-
-    #[test]
-    fn a_setting_that_waits_for_its_feature_is_warned_about_only_when_set() {
-        for setting in SETTINGS.iter().filter(|setting| setting.used == Used::NotYet && !setting.default.is_empty()) {
-            let value = setting.default.replace("$DAEMON_HOME", "/h");
-            let warnings = from(&[], &[("HOME", "/h"), (setting.variable, &value)], "/nowhere", None).unwrap().warnings;
-            assert_eq!(warnings, [format!("{} is accepted but this version does not act on it yet", setting.variable)]);
-        }
     }
 
     #[test]

@@ -118,7 +118,6 @@ fn invocations(text: &str) -> Vec<Vec<&str>> {
 fn acts(setting: &Setting) -> &'static str {
     match setting.used {
         Used::Yes => "yes",
-        Used::NotYet => "not yet",
         Used::Ignored => "ignored",
     }
 }
@@ -137,7 +136,6 @@ fn the_manual_page_tells_every_setting_once_with_its_default_and_whether_it_acts
         assert_eq!(head, format!("Ev {} Pq {default}", setting.variable));
         let accepted = match setting.used {
             Used::Yes => "",
-            Used::NotYet => "Accepted, without effect in this version",
             Used::Ignored => "Accepted for cosmovisor's sake, without effect",
         };
         assert!(body.starts_with(accepted) && body.starts_with("Accepted") != accepted.is_empty(), "{head}: {body}");

@@ -13,6 +13,7 @@ mod home;
 mod job;
 mod journal;
 mod manifest;
+mod metrics;
 mod node_args;
 mod plan;
 mod proc;
@@ -70,6 +71,7 @@ fn dispatch(said: Invocation) -> Result<ExitCode> {
         Command::Version => done(commands::version::version(&context(flags)?)),
         Command::Upgrade(upgrade) => commands::upgrade::upgrade(&context(flags)?, &upgrade),
         Command::Plan(plan) => commands::plan::plan(&context(flags)?, &plan),
+        Command::Metrics(what) => done(commands::metrics::metrics(&context(flags)?, &what)),
         Command::Backup(backup) => commands::backup::backup(&context(flags)?, &backup),
         Command::Systemd => done(commands::systemd::systemd(&context(flags)?)),
         Command::Config(command) => done(commands::config::config(&flags, said.json, said.quiet, &command)),

@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -89,6 +90,12 @@ pub fn resident(pid: u32) -> Option<u64> {
     let kib: u64 =
         status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib.saturating_mul(1024))
+}
+
+/// Processor time that a process has used.
+pub fn processor_time(pid: u32) -> Option<Duration> {
+    let ticks = stat(&format!("/proc/{pid}/stat"))?.ticks;
+    Some(Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64))
 }
 
 /// The kernel's id of this boot.

@@ -358,14 +358,6 @@ pub static COMMANDS: &[Item] = &[
         details: "Tells every error at once (exit 2). Works while the node runs.",
     },
     Item {
-        path: "systemd",
-        words: &[],
-        summary: "print a systemd unit for the present settings",
-        options: &[],
-        details: "It runs this program as the home's owner, with the node's arguments of config.toml (node_args), else those of\n\
-                  the last run, and with the settings that variables and flags say here.",
-    },
-    Item {
         path: "config set",
         words: &["KEY", "VALUE"],
         summary: "change one value in the home's config.toml, and keep all else in it",
@@ -397,6 +389,35 @@ pub static COMMANDS: &[Item] = &[
         options: &[],
         details: "Tells of each what becomes of it, and which commands bring the binaries over. What config.toml says already\n\
                   stays; a copy of it as it was is kept beside it.",
+    },
+    Item {
+        path: "metrics",
+        words: &["COMMAND"],
+        summary: "what is measured of node, upgrades and supervisor",
+        options: &[],
+        details: "With DAEMON_METRICS_TEXTFILE they are also written to a file, for the textfile collector of node_exporter.",
+    },
+    Item {
+        path: "metrics show",
+        words: &[],
+        summary: "tell every metric, for people, as JSON or for Prometheus",
+        options: &[opt("--prometheus", "", "in Prometheus' text format")],
+        details: "Without a supervisor: what is on disk.",
+    },
+    Item {
+        path: "metrics dashboard",
+        words: &[],
+        summary: "print a Grafana dashboard of the metrics, to be imported",
+        options: &[],
+        details: "",
+    },
+    Item {
+        path: "systemd",
+        words: &[],
+        summary: "print a systemd unit for the present settings",
+        options: &[],
+        details: "It runs this program as the home's owner, with the node's arguments of config.toml (node_args), else those of\n\
+                  the last run, and with the settings that variables and flags say here.",
     },
     Item {
         path: "completions",

@@ -39,7 +39,7 @@ pub fn ask(home: &Home, request: &Request) -> Result<Option<Value>> {
     let until = Instant::now() + MEETING_TIME;
     // Only what changes something may take as long as that takes; the rest may also be asked twice.
     let patience = match request {
-        Request::Status | Request::Stop { .. } => Some(ANSWER_TIME),
+        Request::Status | Request::Metrics | Request::Stop { .. } => Some(ANSWER_TIME),
         Request::Restart { .. }
         | Request::Reload { .. }
         | Request::Cancel { .. }

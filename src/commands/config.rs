@@ -184,10 +184,10 @@ mod tests {
         let env = [("DAEMON_HOME".to_owned(), "/nowhere".to_owned())];
         assert_eq!(validate(&sources(&[], &env), None).unwrap(), "valid; no configuration file was found\n");
         let file = std::env::temp_dir().join(format!("wemixvisor-validate-{}.toml", std::process::id()));
-        std::fs::write(&file, "daemon_metrics_interval = '1m'").unwrap();
+        std::fs::write(&file, "cosmovisor_disable_recase = true").unwrap();
         let told = validate(&sources(&[], &env), Some(&file)).unwrap();
         assert!(
-            told.starts_with("warning: DAEMON_METRICS_INTERVAL")
+            told.starts_with("warning: COSMOVISOR_DISABLE_RECASE")
                 && told.ends_with(&format!("valid; read {}\n", file.display())),
             "{told}"
         );

@@ -8,6 +8,7 @@ pub mod config;
 pub mod init;
 pub mod logs;
 pub mod meter;
+pub mod metrics;
 pub mod plan;
 pub mod run;
 pub mod status;

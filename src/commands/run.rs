@@ -14,7 +14,7 @@ use crate::error::{Code, Error, OnFile, Result};
 use crate::geth;
 use crate::home::Home;
 use crate::job::shim::{last_lines, read_record};
-use crate::job::{Flags, check, clear, durable, look};
+use crate::job::{self, Flags, check, clear, durable, look};
 use crate::journal::{Last, rfc3339, unix_now};
 use crate::proc;
 use crate::supervise::control::Request;
@@ -61,9 +61,17 @@ fn supervise(context: Context, args: Vec<String>, background: bool) -> Result<Ex
         // Their values may be secrets.
         log::warn!("the node takes these variables of the environment for flags: {}", as_flags.join(", "));
     }
+    let metrics = context.config.metrics_textfile.clone().map(|file| {
+        let backup = job::backup::Spec::new(&context.config, &home, &args);
+        job::metrics::Spec { file, live: None, backup }
+    });
     let setup = Setup { config: context.config, flags: context.flags, home: context.home, lock, background, args };
     let leave = supervise::supervise(setup)?;
     remember_end(&home, leave.state, &leave.reason);
+    if let Some(spec) = metrics {
+        // Else the file would tell of a node that runs until somebody starts the next one.
+        job::metrics::write(&home, &spec).unwrap_or_else(|e| log::warn!("{e}"));
+    }
     drop(held);
     if leave.code != 0 {
         let lines = log_file.map(|path| last_lines(&path, LAST_LINES)).unwrap_or_default();

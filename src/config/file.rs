@@ -35,7 +35,6 @@ pub fn commented(intro: &str, values: &[(&str, String)]) -> String {
     for setting in SETTINGS.iter().filter(|setting| setting.variable != "DAEMON_HOME") {
         let note = match setting.used {
             Used::Yes => "",
-            Used::NotYet => " This version does not act on it yet.",
             Used::Ignored => " It does nothing here.",
         };
         let key = setting.key();

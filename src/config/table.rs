@@ -156,13 +156,11 @@ pub enum BackupMode {
     Copy,
 }
 
-/// Whether this version acts on a setting.
+/// Whether a setting does anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Used {
     /// It does.
     Yes,
-    /// It will, in a later version; until then it is checked, and who sets it gets a warning.
-    NotYet,
     /// Taken for cosmovisor's sake; it will never do anything.
     Ignored,
 }
@@ -325,9 +323,9 @@ pub static SETTINGS: &[Setting] = &[
         "The node's log is trimmed from the front to half of this when it outgrows it; 0: never.", |c, v| put(&mut c.log_max_size, size(v))),
     row("DAEMON_EVENT_COMMAND", None, "", PATH, Used::Yes,
         "An executable that gets each event as JSON on its stdin.", |c, v| put(&mut c.event_command, absolute(v).map(Some))),
-    row("DAEMON_METRICS_INTERVAL", None, "15s", "a duration of at least 1s, such as 15s", Used::NotYet,
+    row("DAEMON_METRICS_INTERVAL", None, "15s", "a duration of at least 1s, such as 15s", Used::Yes,
         "How often metrics are written.", |c, v| put(&mut c.metrics_interval, at_least(1000, v))),
-    row("DAEMON_METRICS_TEXTFILE", None, "", PATH, Used::NotYet,
+    row("DAEMON_METRICS_TEXTFILE", None, "", PATH, Used::Yes,
         "The file that metrics are written to.", |c, v| put(&mut c.metrics_textfile, absolute(v).map(Some))),
     row("DAEMON_ALLOW_EMPTY_DATA", None, "false", SWITCH, Used::Yes,
         "Start even if a head is known and the data directory is empty, which mostly means that it is not mounted.",

@@ -11,6 +11,7 @@ pub mod event;
 pub mod fetch;
 pub mod look;
 pub mod measure;
+pub mod metrics;
 pub mod probe;
 pub mod rpc;
 pub mod shim;
@@ -59,6 +60,8 @@ pub enum Job {
     Trim(Vec<trim::Log>),
     /// Read the settings again.
     Reload(Flags),
+    /// Write the metrics.
+    Metrics(Box<metrics::Spec>),
     /// Become the operator's command, and tell it this event.
     Event(std::path::PathBuf, Box<crate::event::Event>),
 }
@@ -181,6 +184,8 @@ pub enum Report {
     Trimmed(trim::Trimmed),
     /// Of `Reload`.
     Settings(Box<Settings>),
+    /// Of `Metrics`.
+    Written,
     /// Of `Event`: the command ended with success.
     Told,
 }
@@ -242,6 +247,7 @@ fn run(home: &Home, job: Job) -> Result<Report> {
             Ok(Report::Pruned(removed.iter().map(ToString::to_string).collect()))
         }
         Job::Clear(spec) => clear::clear(home, &spec).map(|()| Report::Cleared),
+        Job::Metrics(spec) => metrics::write(home, &spec).map(|()| Report::Written),
         Job::Event(command, event) => event::become_command(home, &command, &event),
         Job::Trim(logs) => Ok(Report::Trimmed(trim::trim(&logs))),
         Job::Reload(flags) => flags.resolve().map(|settings| Report::Settings(Box::new(settings))),

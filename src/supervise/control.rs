@@ -38,6 +38,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 pub enum Request {
     /// Tell everything.
     Status,
+    /// Tell what is measured.
+    Metrics,
     /// End node and supervisor.
     Stop {
         /// KILL without the grace.

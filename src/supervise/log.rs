@@ -18,7 +18,6 @@ use crate::config::Config;
 static LOST: AtomicU64 = AtomicU64::new(0);
 
 /// How many lines of our own log were lost so far, because they could not be written at once.
-#[allow(dead_code, reason = "for the metrics")]
 pub fn lost() -> u64 {
     LOST.load(Ordering::Relaxed)
 }

@@ -82,9 +82,11 @@ impl Reactor {
         }
         loop {
             self.wait();
+            let began = Instant::now();
             if let Some(leave) = self.turn() {
                 return self.end(leave);
             }
+            self.machine.turned(began.elapsed(), super::log::lost());
         }
     }
 
@@ -250,6 +252,7 @@ impl Reactor {
             | Role::Step
             | Role::Ahead
             | Role::Prune
+            | Role::Metrics
             | Role::Trim
             | Role::Clear
             | Role::Reload => {

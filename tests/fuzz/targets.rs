@@ -417,7 +417,11 @@ fn control(input: &[u8]) {
                 named_release(release);
             }
             Request::Revert { to } => to.iter().for_each(named_release),
-            Request::Status | Request::Stop { .. } | Request::Restart { .. } | Request::Reload { .. } => {}
+            Request::Status
+            | Request::Metrics
+            | Request::Stop { .. }
+            | Request::Restart { .. }
+            | Request::Reload { .. } => {}
         }
         assert_eq!(control.clients().count(), 1, "it waits for its reply");
         control.reply(1, &Reply::error(Code::Refused, "no"));

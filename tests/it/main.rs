@@ -28,6 +28,7 @@ mod launch;
 mod ledger;
 mod life;
 mod logs;
+mod metrics;
 mod network;
 mod plans;
 mod power;

@@ -6,7 +6,7 @@ pub mod export;
 pub mod list;
 mod place;
 pub mod prune;
-mod reader;
+pub mod reader;
 mod restore;
 #[cfg(test)]
 mod tests;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use log::Level;
 
+use super::metrics::Why;
 use super::{Effect, Exit, Hold, Machine, Now, Role, State, say};
 use crate::event::{Event, What};
 use crate::home::{Name, Release};
@@ -111,6 +112,7 @@ impl Machine {
 
     /// The node is started again though nobody asked it to end.
     pub(super) fn announce_crash(&mut self, exit: Option<Exit>, why: String, out: &mut Vec<Effect>) {
+        self.counts.next_start = Some(if exit.is_some() { Why::Crash } else { Why::Hang });
         let about = self.journal.as_ref().map(about);
         let exit = exit.map(|exit| exit.to_string());
         self.announce(What::NodeCrashed { exit, restarts: self.restarts }, about, why, out);

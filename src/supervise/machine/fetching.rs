@@ -101,7 +101,7 @@ impl Machine {
         self.schedule.pending().any(|plan| plan.digest == *digest && self.wanted_source(plan).is_some())
     }
 
-    fn is_leaving(&self) -> bool {
+    pub(super) fn is_leaving(&self) -> bool {
         matches!(self.state, State::Leaving { .. }) || matches!(self.then(), Some(Then::Exit(_)))
     }
 
@@ -162,7 +162,13 @@ impl Machine {
         }
     }
 
+    /// How much of the release under way is there.
+    pub(super) fn fetched_by_now(&self) -> u64 {
+        self.fetching.as_ref().and_then(|fetching| fetching.progress).map_or(0, |progress| progress.bytes)
+    }
+
     pub(super) fn fetched(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
+        self.counts.downloaded += self.fetched_by_now();
         let Some(fetching) = self.fetching.take() else { return };
         let release = &fetching.release;
         match result {

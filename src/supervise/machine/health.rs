@@ -8,6 +8,7 @@ use log::Level;
 use serde_json::{Value, json};
 
 use super::grace::Grace;
+use super::metrics::Why;
 use super::{Effect, Hold, Machine, Now, Role, State, Then, say};
 use crate::config::{show_duration, show_size};
 use crate::error::Code;
@@ -136,6 +137,7 @@ impl Machine {
     /// Waits until there is room: geth ends itself with status 0 when little is left, and would do so again.
     pub(super) fn wait_for_room(&mut self, out: &mut Vec<Effect>) {
         self.state = State::Held { until: self.now + ROOM_PAUSE, why: Hold::Room };
+        self.counts.next_start = Some(Why::Room);
         let text = format!("the node ended itself, and {}: make room, then it is started", self.room());
         say(out, Level::Error, text.clone());
         self.announce_hold(text, out);
@@ -161,7 +163,7 @@ impl Machine {
     }
 
     /// How the node follows its chain, once it has told anything of it.
-    fn following(&self) -> Option<Following> {
+    pub(super) fn following(&self) -> Option<Following> {
         let life = &self.life;
         let now = Duration::from_secs(unix_now());
         Some(Following {
@@ -224,6 +226,11 @@ impl Machine {
             check("pending_plan", "a plan waits for a height, but no head is known".to_owned(), json!({}));
         }
         checks
+    }
+
+    /// Every check, and whether all is well.
+    pub(super) fn check_results(&self) -> std::collections::BTreeMap<String, bool> {
+        self.checks().into_iter().map(|check| (check.name.to_owned(), check.error.is_empty())).collect()
     }
 
     /// `health` of the status.

@@ -79,6 +79,7 @@ impl Machine {
             return;
         }
         self.life.executed = Some(self.now);
+        self.count_start();
         self.life.progress = self.now;
         if let Some(at) = self.switched.take() {
             self.phases.start = Some(ms(self.now.saturating_sub(at)));

@@ -15,6 +15,7 @@ mod health;
 mod hold;
 mod hook;
 mod life;
+mod metrics;
 mod plans;
 mod requests;
 mod rolling;
@@ -100,6 +101,8 @@ pub enum Role {
     Reload,
     /// The operator's command that is told an event.
     Event,
+    /// The job that writes metrics.
+    Metrics,
 }
 
 /// How a child ended.
@@ -435,6 +438,7 @@ pub struct Machine {
     ahead: backup::Ahead,
     health: health::Health,
     events: events::Events,
+    counts: metrics::Counts,
     /// When the program leaves although not all is told.
     leave_at: Option<Now>,
     trim: trim::Trim,
@@ -551,6 +555,7 @@ impl Machine {
             ahead: backup::Ahead::default(),
             health: health::Health::default(),
             events: events::Events::default(),
+            counts: metrics::Counts::default(),
             leave_at: None,
             trim: trim::Trim::default(),
             prune_at: None,
@@ -593,7 +598,10 @@ impl Machine {
             self.late.remove(role);
         }
         match event {
-            Event::Booted => self.ask_look(out),
+            Event::Booted => {
+                self.plan_metrics();
+                self.ask_look(out);
+            }
             Event::Done(Role::Look, result) => self.looked(result, out),
             Event::Done(Role::Probe, result) => self.probed(result, out),
             Event::Done(Role::Reference, result) => self.reference_told(result, out),
@@ -605,6 +613,7 @@ impl Machine {
             Event::Done(Role::Reload, result) => self.reloaded(result, out),
             Event::Done(Role::Ahead, result) => self.copied_ahead(result, out),
             Event::Done(Role::Prune, result) => self.pruned(result, out),
+            Event::Done(Role::Metrics, result) => self.metrics_written(result, out),
             Event::Done(Role::Event, result) => self.event_told(result.map(drop), out),
             Event::Done(Role::Trim, result) => self.trimmed(result, out),
             // Node and hook report their ends by events of their own.
@@ -664,6 +673,7 @@ impl Machine {
             self.hook_until,
             self.prune_at,
             self.leave_at,
+            self.counts.write_at,
             self.reference_at,
             self.next_trim(),
             self.health.measure_at.filter(|_| self.state == State::Up),
@@ -767,6 +777,9 @@ impl Machine {
         }
         if self.due(self.reference_at) {
             self.ask_reference(out);
+        }
+        if self.due(self.counts.write_at) {
+            self.write_metrics(out);
         }
         if self.leave_at.is_some() && (self.told_all() || self.due(self.leave_at)) {
             self.leave_at = None;

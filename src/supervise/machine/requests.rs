@@ -1,5 +1,6 @@
 //! What clients ask for, and the settings that may change while it runs.
 
+use super::metrics::Why;
 use super::plans::Fit;
 use super::steps::SAID_SO;
 use super::*;
@@ -52,6 +53,7 @@ impl Machine {
             say(out, Level::Warn, warning.clone());
         }
         self.config = config;
+        self.plan_metrics();
         self.plan_look();
         self.fetch_next(out);
         if self.state == State::Up && self.probing.is_none() {
@@ -74,6 +76,7 @@ impl Machine {
                 let status = self.status();
                 out.push(Effect::Reply(client, Reply::done(status)));
             }
+            Request::Metrics => out.push(Effect::Reply(client, Reply::done(serde_json::json!(self.live())))),
             Request::Stop { now } => {
                 say(
                     out,
@@ -120,6 +123,7 @@ impl Machine {
             self.args_before.get_or_insert(before);
         }
         say(out, Level::Info, "asked to restart the node".to_owned());
+        self.counts.next_start = Some(Why::Operator);
         self.restarts = 0;
         self.wishes.push((client, Wish::Restarted));
         self.stop(Then::Go, out);

@@ -66,8 +66,7 @@ impl Machine {
     /// The whole answer to `status --json`.
     pub fn status(&self) -> Value {
         let life = &self.life;
-        let lives =
-            matches!(self.state, State::Up | State::Stopping { .. } | State::Killing { .. }) && life.executed.is_some();
+        let lives = self.lives();
         let uptime = if lives { self.age() } else { Duration::ZERO };
         let state = self.public_state();
         json!({
@@ -97,7 +96,12 @@ impl Machine {
         })
     }
 
-    fn version(&self) -> Option<String> {
+    /// Whether the node lives.
+    pub(super) fn lives(&self) -> bool {
+        matches!(self.state, State::Up | State::Stopping { .. } | State::Killing { .. }) && self.life.executed.is_some()
+    }
+
+    pub(super) fn version(&self) -> Option<String> {
         let staged = self.current.as_ref().and_then(|release| self.staged.get(release)).and_then(|s| s.version.clone());
         self.known
             .client_version

@@ -1,6 +1,7 @@
 //! The durable steps of an upgrade: begun one at a time, and what follows when one worked or failed.
 
 use super::events::about;
+use super::metrics::Why;
 use super::plans::{STAGE_PAUSE, STAGE_PAUSE_MAX, shown};
 use super::*;
 use crate::event::What;
@@ -70,6 +71,7 @@ impl Machine {
                 let begun = Wish::Begun(begin.name.clone(), begin.to.clone());
                 self.grant(begun, Reply::done(serde_json::json!({})), out);
                 self.refuse_begun(&format!("upgrade {} is under way", begin.name), out);
+                self.counts.next_start = Some(Why::Upgrade);
                 if let Some(journal) = self.journal.clone() {
                     let what = What::UpgradeBegun { from: journal.from.clone(), to: journal.to.clone() };
                     let message =
@@ -158,10 +160,12 @@ impl Machine {
                     let message = format!("upgrade {name} is taken back: {reason}");
                     self.announce_turn_back(&journal, *outcome, *put_off, message, out);
                 }
+                self.counts.next_start = Some(Why::Revert);
                 self.cancel = false;
                 self.grant(Wish::Stepped, Reply::done(serde_json::json!({})), out);
             }
             Step::Undo { .. } => {
+                self.counts.next_start = Some(Why::Revert);
                 self.grant(Wish::Stepped, Reply::done(serde_json::json!({})), out);
                 self.refuse_begun("a revert is under way", out);
                 if let Some(journal) = self.journal.clone() {

@@ -128,7 +128,7 @@ fn surveyed(survey: Survey) -> Event {
 
 /// So much room is free, and 100 MiB are used.
 fn measured(free: u64) -> Event {
-    let measured = Measured { memory: Some(100 << 20), disk: Some((free, 1 << 50)) };
+    let measured = Measured { memory: Some(100 << 20), cpu: None, disk: Some((free, 1 << 50)) };
     Event::Done(Role::Measure, Ok(Report::Measured(measured)))
 }
 
@@ -1675,7 +1675,7 @@ impl World {
             Job::Measure(_) => {
                 let free = self.dice.roll(30) << 30;
                 let free = if self.failed { 1 << 40 } else { free };
-                Ok(Report::Measured(Measured { memory: Some(1), disk: Some((free, 1 << 40)) }))
+                Ok(Report::Measured(Measured { memory: Some(1), cpu: None, disk: Some((free, 1 << 40)) }))
             }
             Job::Reference(_) => Ok(Report::ReferenceHead(self.head)),
             Job::CopyAhead(_) => Ok(Report::CopiedAhead(1)),
@@ -1689,6 +1689,7 @@ impl World {
             }
             Job::Reload(_) => Err("no".to_owned()),
             Job::Event(..) => Ok(Report::Told),
+            Job::Metrics(_) => Ok(Report::Written),
         };
         self.feed(Event::Done(role, result));
     }
