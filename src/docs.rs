@@ -16,18 +16,28 @@ const NO_SETTINGS: &[&str] = &["DAEMON_CONFIG", "DAEMON_GRPC_ADDRESS", "DAEMON_D
 /// Options that may be named although they are not ours: the node's in examples, and those of the tools that build us and of
 /// what they run.
 const NOT_OURS: &[&str] = &[
+    "--bootnodes",
+    "--create-home",
+    "--data-binary",
     "--datadir",
     "--example",
     "--fuzz-dir",
+    "--gcmode",
+    "--home-dir",
     "--http",
     "--http.port",
     "--ipcpath",
+    "--max-time",
     "--mine",
     "--naive",
+    "--nodiscover",
     "--port",
     "--release",
+    "--syncmode",
+    "--system",
     "--target",
     "--test",
+    "--ws.port",
 ];
 
 /// The manual page with its flags as one reads them: `.Fl -home` and `\-\-home` are both `--home`.
