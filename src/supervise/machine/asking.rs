@@ -273,8 +273,9 @@ impl Machine {
         } else if self.journal.is_some() {
             far.min(Duration::from_secs(1))
         } else if self.schedule.pending().next().is_none() {
-            // Nobody waits for a height: this is about health alone.
-            self.config.health_check_interval
+            // Nobody waits for a height: this is about health, and about metrics where they are written.
+            let written = self.config.metrics_textfile.as_ref().map(|_| self.config.metrics_interval);
+            written.map_or(self.config.health_check_interval, |each| each.min(self.config.health_check_interval))
         } else {
             // One that is due already waits for something that is to be seen soon.
             let waits = self.due_plan(self.life.head).is_some_and(|plan| self.gate(&plan).is_some());
