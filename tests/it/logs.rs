@@ -406,11 +406,12 @@ impl Follower {
     }
 
     fn end(mut self) -> String {
-        kill(self.child.id(), Signal::INT);
+        // Not INT: where the tests were started in the background it is ignored, by whom they start as well.
+        kill(self.child.id(), Signal::TERM);
         let mut notes = String::new();
         self.child.stderr.take().unwrap().read_to_string(&mut notes).unwrap();
         let status = self.child.wait().unwrap();
-        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(2), "{status:?}");
+        assert_eq!(std::os::unix::process::ExitStatusExt::signal(&status), Some(15), "{status:?}");
         notes
     }
 }
