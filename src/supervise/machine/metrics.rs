@@ -113,21 +113,7 @@ impl Machine {
             upgrading: self.journal.is_some(),
             plan_errors: self.survey.as_ref().map_or(0, |survey| survey.errors.len() as u64),
             downloaded: self.counts.downloaded + self.fetched_by_now(),
-            hold: match self.state {
-                State::Held { why: Hold::Signed, .. } => Some("signed".to_owned()),
-                State::Held { why: Hold::Room, .. } => Some("room".to_owned()),
-                State::Boot
-                | State::Starting
-                | State::Up
-                | State::Deciding(_)
-                | State::Backoff { .. }
-                | State::Hooking { .. }
-                | State::Stopping { .. }
-                | State::Killing { .. }
-                | State::Clearing { .. }
-                | State::Working { .. }
-                | State::Leaving { .. } => None,
-            },
+            hold: self.held_for().map(str::to_owned),
             validator: validators.map(|validators| Validator {
                 rank: rank(&validators.set, &validators.own).map(|rank| rank as u64),
                 of: validators.set.len() as u64,
@@ -138,6 +124,15 @@ impl Machine {
             longest_turn: self.counts.longest_turn,
             log_lines_lost: self.counts.log_lines_lost,
         }
+    }
+
+    /// What the start is held for, in a word.
+    fn held_for(&self) -> Option<&'static str> {
+        let State::Held { why, .. } = self.state else { return None };
+        Some(match why {
+            Hold::Signed => "signed",
+            Hold::Room => "room",
+        })
     }
 
     /// Metrics are written from now on, if somebody wants them.
