@@ -52,6 +52,13 @@ impl Machine {
         for warning in &settings.warnings {
             say(out, Level::Warn, warning.clone());
         }
+        if config.node_args != self.config.node_args {
+            say(
+                out,
+                Level::Warn,
+                "node_args has changed: it counts when a supervisor begins, or give the words to `restart`".to_owned(),
+            );
+        }
         self.config = config;
         self.plan_metrics();
         self.plan_look();

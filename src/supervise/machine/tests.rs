@@ -1193,6 +1193,21 @@ fn the_first_head_of_a_home_makes_nothing_due_before_the_plans_were_judged_by_it
 }
 
 #[test]
+fn arguments_that_change_while_it_runs_are_said_to_wait() {
+    let mut drive = Drive::up(&[], Vec::new()).all([Event::Signal(Sig::Reload)]);
+    let flags = [("daemon_home".to_owned(), "/h".to_owned())];
+    let sources = Sources { flags: &flags, config_file: None, env: &[], etc: std::path::Path::new("/nowhere") };
+    let mut settings = resolve(&sources).unwrap();
+    settings.node_args = vec!["--cache".to_owned(), "1".to_owned()];
+    let warned = |drive: &mut Drive, settings: &Settings| {
+        let said = drive.feed(Event::Done(Role::Reload, Ok(Report::Settings(Box::new(settings.clone())))));
+        said.iter().any(|e| matches!(e, Effect::Log(Level::Warn, text) if text.contains("node_args")))
+    };
+    assert!(warned(&mut drive, &settings));
+    assert!(!warned(&mut drive, &settings), "once");
+}
+
+#[test]
 fn with_the_file_trigger_a_plan_that_appears_is_due_at_once() {
     let mut drive = Drive::up(&[("daemon_upgrade_trigger", "file")], vec![plan("v2", 100)]);
     drive.feed(Event::Done(Role::Stage, Ok(Report::Staged(fit("v2")))));
