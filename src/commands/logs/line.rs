@@ -42,9 +42,14 @@ impl Lines {
 /// A line as it is shown, and looked for in: without colours, and with nothing in it that a terminal would obey.
 pub fn shown(line: &[u8], cut: u64) -> String {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let mut text = String::with_capacity(line.len());
     let decoded = String::from_utf8_lossy(line);
+    let mut text = String::with_capacity(line.len());
     let mut rest = decoded.as_ref();
+    // Nearly every line is taken as it is.
+    if !rest.chars().any(drives) {
+        text.push_str(rest);
+        rest = "";
+    }
     while let Some(c) = rest.chars().next() {
         if let Some(after) = behind_colour(rest) {
             rest = after;
