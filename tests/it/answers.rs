@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 
-use crate::support::{Home, kill, until};
+use crate::support::{Home, kill, take_env, until};
 
 #[test]
 fn while_a_job_hangs_status_deaths_and_stop_are_answered() {
@@ -79,13 +79,10 @@ fn a_supervisor_without_a_descriptor_to_spare_keeps_its_node() {
     );
     let words: Vec<&str> =
         ["-c", &script, crate::support::wemixvisor()].into_iter().chain(args.iter().map(String::as_str)).collect();
-    let mut command = home.command(&[]);
-    let env: Vec<(String, String)> =
-        command.get_envs().filter_map(|(k, v)| Some((k.to_str()?.into(), v?.to_str()?.into()))).collect();
     let mut shell = Command::new("/bin/sh");
-    shell.args(words).env_clear().envs(env).stdin(Stdio::null()).stdout(File::create(home.dir.join("out")).unwrap());
-    command = shell;
-    let mut child = command.spawn().unwrap();
+    shell.args(words).stdin(Stdio::null()).stdout(File::create(home.dir.join("out")).unwrap());
+    take_env(&mut shell, &home.command(&[]));
+    let mut child = shell.spawn().unwrap();
     let up = home.until_status("the node answers", |s| s["state"] == "running");
     let crowd: Vec<UnixStream> = (0..40).filter_map(|_| UnixStream::connect(home.own("control.sock")).ok()).collect();
     home.until_status("a client is served again when those that say nothing were let go", |s| s["pid"] == up["pid"]);

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::support::{Home, Said, said, until, wemixvisor};
+use crate::support::{Home, Said, said, under, until, wemixvisor};
 
 /// Runs a command that must fail: one line that holds this text, this status, no answer, and a home as it was.
 #[track_caller]
@@ -500,11 +500,7 @@ fn a_client_that_does_not_take_its_answer_holds_nobody_up() {
 
 /// Runs a shell line around our command, which is `"$@"` in it.
 fn shell(home: &Home, line: &str, args: &[&str]) -> Said {
-    let mut command = Command::new("sh");
-    command.args(["-c", line, "sh", wemixvisor()]).args(args);
-    command.env_clear().env("DAEMON_HOME", home.root()).env("PATH", "/usr/bin:/bin").env("HOME", &home.dir);
-    command.current_dir(&home.dir).stdin(Stdio::null());
-    said(command)
+    said(under(&["sh", "-c", line, "sh"], &home.command(args)))
 }
 
 #[test]
@@ -559,10 +555,8 @@ fn a_read_only_home_is_told_in_one_line_and_can_still_be_looked_at() {
     // In a mount namespace of its own: nothing is left behind, whoever is killed.
     let line = "mount --bind \"$DAEMON_HOME\" \"$DAEMON_HOME\" && mount -o remount,ro,bind \"$DAEMON_HOME\" || exit 99; exec \"$@\"";
     let inside = |args: &[&str]| {
-        let mut command = Command::new("unshare");
-        command.args(["-m", "sh", "-c", line, "sh", wemixvisor()]).args(args);
-        command.env_clear().env("DAEMON_HOME", home.root()).env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
-        command.env("HOME", &home.dir).stdin(Stdio::null());
+        let mut command = under(&["unshare", "-m", "sh", "-c", line, "sh"], &home.command(args));
+        command.env("PATH", "/usr/bin:/bin:/usr/sbin:/sbin");
         said(command)
     };
     let trial = inside(&["--version"]);

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{Home, Said, said, tmpfs, under, until, wemixvisor};
+use crate::support::{Home, Said, said, take_env, tmpfs, under, until, wemixvisor};
 
 fn config(home: &Home) -> String {
     fs::read_to_string(home.own("config.toml")).unwrap()
@@ -552,8 +552,9 @@ const LINES: &[(&str, &[&str])] = &[
 /// What a shell offers for a line, asked by a script.
 fn offered(home: &Home, path: &str, shell: &[&str], script: &str) -> Vec<String> {
     let mut command = Command::new(shell[0]);
-    command.args(&shell[1..]).arg(script).env_clear().env("PATH", path).env("DAEMON_HOME", home.root());
-    command.env("HOME", &home.dir).env("TERM", "dumb").current_dir(&home.dir);
+    command.args(&shell[1..]).arg(script).current_dir(&home.dir);
+    take_env(&mut command, &home.command(&[]));
+    command.env("PATH", path).env("TERM", "dumb");
     let found = said(command);
     let mut words: Vec<String> = found.out.lines().map(|line| line.split('\t').next().unwrap().to_owned()).collect();
     words.sort();

@@ -165,6 +165,8 @@ impl Home {
             .env("DAEMON_HOME", self.root())
             .env("PATH", "/usr/bin:/bin")
             .env("HOME", &self.dir);
+        // Where `.ci/run --coverage` gathers which lines were reached.
+        command.envs(std::env::var_os("LLVM_PROFILE_FILE").map(|file| ("LLVM_PROFILE_FILE", file)));
         command.current_dir(&self.dir).stdin(Stdio::null());
         command
     }
@@ -484,13 +486,18 @@ impl Drop for Visor<'_> {
 /// The same command started by another one (`env`, `nohup`, `unshare`, …).
 pub fn under(starter: &[&str], inner: &Command) -> Command {
     let mut command = Command::new(starter[0]);
-    command.args(&starter[1..]).arg(inner.get_program()).args(inner.get_args()).env_clear();
-    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.args(&starter[1..]).arg(inner.get_program()).args(inner.get_args());
+    take_env(&mut command, inner);
     if let Some(dir) = inner.get_current_dir() {
         command.current_dir(dir);
     }
     command.stdin(Stdio::null());
     command
+}
+
+/// Gives a command the environment of one of ours.
+pub fn take_env(command: &mut Command, ours: &Command) {
+    command.env_clear().envs(ours.get_envs().filter_map(|(name, value)| Some((name, value?))));
 }
 
 /// Runs a command to its end. One that never ends is killed, so that its test fails and no other waits for it.

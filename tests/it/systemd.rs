@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::support::{Home, Said, Visor, said, until, wemixvisor};
+use crate::support::{Home, Said, Visor, said, take_env, until, wemixvisor};
 
 /// A service manager: the socket that it reads, and what was heard, each word with its time.
 struct Manager {
@@ -300,7 +300,8 @@ fn the_watchdog_of_another_process_is_not_fed() {
     let mut command = Command::new("sh");
     let inner = home.command(&["run"]);
     command.args(["-c", "WATCHDOG_PID=$$ exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
-    command.args(home.node_args()).env_clear().envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.args(home.node_args());
+    take_env(&mut command, &inner);
     command.env("NOTIFY_SOCKET", &manager.address).env("WATCHDOG_USEC", "200000");
     let mut visor = home.spawn(command);
     manager.until("WATCHDOG=1");
