@@ -10,7 +10,7 @@ mod tests;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use help::{COMMANDS, help};
+pub use help::help;
 pub use parse::parse;
 
 /// A command line, understood.

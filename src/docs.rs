@@ -3,8 +3,8 @@
 
 use std::ffi::OsString;
 
-use crate::cli::help::{EXIT_CODES, Item, OPTIONS};
-use crate::cli::{COMMANDS, parse};
+use crate::cli::help::{COMMANDS, EXIT_CODES, Item, OPTIONS};
+use crate::cli::parse;
 use crate::config::{SETTINGS, Setting, Used};
 
 const MAN: &str = include_str!("../man/wemixvisor.1");

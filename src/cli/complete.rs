@@ -201,7 +201,7 @@ fn commands(group: &str) -> Kind {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::COMMANDS;
+    use crate::cli::help::COMMANDS;
 
     fn kinds(line: &str) -> Vec<Kind> {
         wanted(&line.split(' ').map(str::to_owned).collect::<Vec<_>>()).kinds
