@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 
+use super::help::COMMANDS;
 use super::*;
 use crate::error::Result;
 

@@ -5,7 +5,7 @@ use std::fs;
 use super::answer;
 use crate::cli::complete::{Kind, Wanted, wanted};
 use crate::config::templates::TEMPLATES;
-use crate::config::{Origin, SETTINGS, Settings, by_name, nearest};
+use crate::config::{Origin, SETTINGS, Settings, by_name};
 use crate::error::{Error, Result};
 use crate::home::{Home, Name, Release};
 use crate::job::backup::list::{find, is_name};
@@ -23,11 +23,7 @@ pub fn completions(shell: &str) -> Result<()> {
     let names: Vec<&str> = SHELLS.iter().map(|(name, _)| *name).collect();
     match SHELLS.iter().find(|(name, _)| *name == shell) {
         Some((_, script)) => answer(script),
-        None => {
-            let near =
-                nearest(shell, names.iter().copied()).map_or(String::new(), |near| format!(", did you mean {near}?"));
-            Err(Error::usage(format!("completions: {shell:?} is none of {}{near}", names.join(", "))))
-        }
+        None => Err(Error::usage(format!("completions: {shell:?} is none of {}", names.join(", ")))),
     }
 }
 
