@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, OnFile, Result};
@@ -84,6 +84,8 @@ pub fn replace_file_unsynced(path: &Path, content: &[u8], mode: u32, owner: Owne
     clearing(&tmp, || {
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&tmp).on("create", &tmp)?;
         give(&tmp, owner)?;
+        // The umask must not take what others may read.
+        file.set_permissions(PermissionsExt::from_mode(mode)).on("set the mode of", &tmp)?;
         file.write_all(content).on("write", &tmp)?;
         fs::rename(&tmp, path).on("replace", path)
     })
@@ -107,7 +109,7 @@ pub fn install_file(from: &Path, path: &Path, mode: u32, owner: Owner) -> Result
         let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&tmp).on("create", &tmp)?;
         give(&tmp, owner)?;
         // The umask must not take the execute bit from a release.
-        fs::set_permissions(&tmp, std::os::unix::fs::PermissionsExt::from_mode(mode)).on("set the mode of", &tmp)?;
+        fs::set_permissions(&tmp, PermissionsExt::from_mode(mode)).on("set the mode of", &tmp)?;
         std::io::copy(&mut source, &mut file).and_then(|_| file.sync_all()).on("write", &tmp)?;
         drop(file);
         rename(&tmp, path)

@@ -1,17 +1,15 @@
 //! Gathers what metrics need from the disk, and writes them where node_exporter's textfile collector finds them.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::backup::reader::Manifest;
 use super::backup::{self, list};
+use super::durable;
 use super::look::read_history;
-use crate::error::{OnFile, Result};
+use crate::error::{Error, OnFile, Result};
 use crate::home::Home;
 use crate::journal::Outcome;
 use crate::metrics::{Facts, Live, OnDisk, prometheus};
@@ -55,17 +53,7 @@ pub fn gather(home: &Home, live: Option<Live>, backup: &backup::Spec) -> Facts {
 /// newer one soon.
 pub fn write(home: &Home, spec: &Spec) -> Result<()> {
     let text = prometheus(&gather(home, spec.live.clone(), &spec.backup));
-    let draft = draft(&spec.file);
-    let put = || {
-        let mut file = File::options().write(true).create(true).truncate(true).mode(0o644).open(&draft)?;
-        file.write_all(text.as_bytes())?;
-        fs::rename(&draft, &spec.file)
-    };
-    put().inspect_err(|_| drop(fs::remove_file(&draft))).on("write the metrics to", &spec.file)
-}
-
-/// Beside the file, under a name that no collector reads.
-fn draft(file: &Path) -> PathBuf {
-    let name = file.file_name().unwrap_or_default().to_string_lossy();
-    file.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+    let owner = home.owner().on("read", home.root())?;
+    durable::replace_file_unsynced(&spec.file, text.as_bytes(), 0o644, owner)
+        .map_err(|error| Error::failed(format!("cannot write the metrics: {}", error.message)))
 }

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Home, Said, kill, until};
+use crate::support::{Home, Said, kill, under, until};
 
 /// The value of a series.
 fn value(text: &str, series: &str) -> Option<f64> {
@@ -158,6 +158,27 @@ fn a_file_that_cannot_be_written_is_a_warning_once_and_counts_again_when_it_can(
     until("it is written", || dir.join("x.prom").exists().then_some(()));
     visor.stop();
     assert_eq!(home.logged("cannot write the metrics"), 1, "{}", home.log());
+}
+
+#[test]
+fn the_file_is_for_everybody_to_read_and_a_draft_that_lies_about_is_no_way_to_other_files() {
+    let home = Home::new();
+    let (dir, set) = textfile(&home);
+    let other = home.dir.join("other");
+    fs::write(&other, "untouched").unwrap();
+    std::os::unix::fs::symlink(&other, dir.join(".wemixvisor.prom.tmp")).unwrap();
+    let inner = home.command(&["--set", &set, "--set", "metrics_interval=1s", "run"]);
+    let mut command = under(&["sh", "-c", "umask 077; exec \"$0\" \"$@\""], &inner);
+    command.args(home.node_args());
+    let mut visor = home.spawn(command);
+    visor.until_up();
+    let file = dir.join("wemixvisor.prom");
+    until("it is there", || file.exists().then_some(()));
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+    visor.stop();
+    assert_eq!(fs::read_to_string(&other).unwrap(), "untouched");
+    let left: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["wemixvisor.prom"], "no draft is left");
 }
 
 #[test]
