@@ -6,6 +6,7 @@ mod place;
 mod reader;
 mod stamp;
 mod tail;
+mod words;
 
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, ErrorKind, StdoutLock, Write};
@@ -13,13 +14,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use jiff::Timestamp;
-use regex_lite::Regex;
 use rustix::fs::OFlags;
 
 use self::line::{Lines, shown};
 use self::place::Place;
 use self::reader::{Anchor, CHUNK, Read, Reader};
 use self::stamp::Clock;
+use self::words::Words;
 use super::Context;
 use crate::cli::Logs;
 use crate::error::{Error, OnFile, Result};
@@ -34,32 +35,6 @@ pub struct Filter {
     since: Option<Timestamp>,
     until: Option<Timestamp>,
     words: Option<Words>,
-}
-
-/// What `--grep` looks for.
-enum Words {
-    /// These words as they are: most often it is that, and a hundred times as fast.
-    Plain(String),
-    /// What this describes.
-    Pattern(Regex),
-}
-
-impl Words {
-    fn new(text: &str) -> Result<Words> {
-        if regex_lite::escape(text) == text {
-            return Ok(Words::Plain(text.to_owned()));
-        }
-        let pattern = Regex::new(text);
-        let pattern = pattern.map_err(|e| Error::usage(format!("--grep: {text:?} is no regular expression: {e}")))?;
-        Ok(Words::Pattern(pattern))
-    }
-
-    fn are_in(&self, line: &str) -> bool {
-        match self {
-            Words::Plain(words) => line.contains(words),
-            Words::Pattern(pattern) => pattern.is_match(line),
-        }
-    }
 }
 
 impl Filter {
