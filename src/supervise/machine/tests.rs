@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use super::*;
 use crate::config::{Config, Sources, resolve};
+use crate::event::What;
 use crate::home::Name;
 use crate::job::fetch;
 use crate::job::look::Survey;
@@ -138,6 +139,15 @@ fn recorded(name: &str, starts: u32) -> Event {
 
 fn cleared() -> Event {
     Event::Done(Role::Clear, Ok(Report::Cleared))
+}
+
+/// What the events say whose command was started.
+fn told(effects: &[Effect]) -> Vec<String> {
+    let one = |effect: &Effect| match effect {
+        Effect::Start(Role::Event, Job::Event(_, event)) => Some(event.message.clone()),
+        _ => None,
+    };
+    effects.iter().filter_map(one).collect()
 }
 
 /// A machine and its clock.
@@ -1877,4 +1887,27 @@ fn the_toy_world_sees_each_thing_that_must_never_be() {
             panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).to_owned()));
         assert!(text.as_deref().is_some_and(|text| text.contains(seen)), "{seen}: {text:?}");
     }
+}
+
+#[test]
+fn events_are_told_one_by_one_in_their_order_each_for_half_a_minute_at_most() {
+    let mut drive = Drive::up(&[("daemon_event_command", "/tell")], Vec::new());
+    let mut out = Vec::new();
+    for n in 0..70 {
+        drive.machine.announce(What::Hold { until: None }, None, n.to_string(), &mut out);
+    }
+    assert_eq!(told(&out), ["0"]);
+    let killed = |effects: Vec<Effect>| effects.contains(&Effect::Kill(Role::Event));
+    drive.now += Duration::from_secs(29);
+    assert!(!killed(drive.feed(Event::Tick)));
+    drive.now += Duration::from_secs(1);
+    assert!(killed(drive.feed(Event::Tick)));
+    // Of those that were too many, the oldest are left out, and that is said.
+    let out = drive.feed(Event::Done(Role::Event, Err("it was killed".to_owned())));
+    assert!(format!("{out:?}").contains("too slow: 5 events were not told"), "{out:?}");
+    let mut order = told(&out);
+    while let [one] = told(&drive.feed(Event::Done(Role::Event, Ok(Report::Told)))).as_slice() {
+        order.push(one.clone());
+    }
+    assert_eq!(order, (6..70).map(|n| n.to_string()).collect::<Vec<_>>());
 }
