@@ -1,6 +1,8 @@
 //! What `--grep` looks for. Every line that a pattern matches holds certain words as they are, most often; to look for those first is
 //! a hundred times as fast.
 
+use std::str::Chars;
+
 use regex_lite::Regex;
 
 use crate::error::{Error, Result};
@@ -60,7 +62,11 @@ fn held(pattern: &str) -> String {
                     None
                 }
             },
-            Some('[') | None => {
+            Some('[') => {
+                understood = pass_class(&mut rest);
+                None
+            }
+            None => {
                 understood = false;
                 None
             }
@@ -73,6 +79,20 @@ fn held(pattern: &str) -> String {
         }
     }
     longest
+}
+
+/// Goes behind a class of characters, where it is a simple one.
+fn pass_class(rest: &mut Chars) -> bool {
+    let mut first = true;
+    while let Some(c) = rest.next() {
+        match c {
+            '^' if first => continue,
+            ']' if !first => return true,
+            '[' | '\\' => return false,
+            _ => first = false,
+        }
+    }
+    false
 }
 
 #[cfg(test)]
@@ -94,10 +114,14 @@ mod tests {
             ("ab*c", "a"),
             ("abc+", "ab"),
             ("ab{0,2}c", "a"),
+            ("[Ee]rror", "rror"),
+            ("[^]]abc", "abc"),
+            ("ab[cd]*efg", "efg"),
             // Not to be told so simply.
             ("WARN|ERROR", ""),
             ("(?i)error", ""),
-            ("[Ee]rror", ""),
+            (r"[\d]rror", ""),
+            ("[[:alpha:]]rror", ""),
             (r"\x41bc", ""),
             (r"\<abc", ""),
             (".*", ""),
@@ -117,8 +141,35 @@ mod tests {
             usize::try_from(seed % below as u64).unwrap()
         };
         let pieces = [
-            "a", "b", "ab", ".", "*", "?", "+", "{0,1}", "{2}", "[ab]", "[^a]", "|", "(", ")", "^", "$", r"\.", r"\w",
-            r"\b", r"\x61", r"\<", "(?i)", r"\n", " ",
+            "a",
+            "b",
+            "ab",
+            ".",
+            "*",
+            "?",
+            "+",
+            "{0,1}",
+            "{2}",
+            "[ab]",
+            "[^a]",
+            "[]a]",
+            "[^]a]",
+            "[[:alpha:]b]",
+            "[a",
+            "]",
+            "|",
+            "(",
+            ")",
+            "^",
+            "$",
+            r"\.",
+            r"\w",
+            r"\b",
+            r"\x61",
+            r"\<",
+            "(?i)",
+            r"\n",
+            " ",
         ];
         let (mut patterns, mut matches, mut told) = (0, 0, 0);
         for _ in 0..20_000 {
