@@ -84,7 +84,7 @@ fn held(pattern: &str) -> String {
 /// Goes behind a class of characters, where it is a simple one.
 fn pass_class(rest: &mut Chars) -> bool {
     let mut first = true;
-    while let Some(c) = rest.next() {
+    for c in rest.by_ref() {
         match c {
             '^' if first => continue,
             ']' if !first => return true,
