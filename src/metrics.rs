@@ -178,7 +178,7 @@ pub static METRICS: &[Metric] = &[
     gauge("state", &["state"], "State", "The public state: 1 for the present one.", states),
     gauge("node_up", &[], "State", "Whether the node lives.", |f| one(Some(truth(f.live.as_ref().is_some_and(|l| l.node))))),
     gauge("node_info", &["version", "release", "network"], "Versions", "What runs, always 1.", node_info),
-    gauge("node_uptime_seconds", &[], "Uptime", "How long the node has lived.", |f| live(f, |l| l.node.then_some(l.uptime.as_secs_f64()))),
+    gauge("node_uptime_seconds", &[], "Uptime", "How long the node has lived.", |f| live(f, |l| seconds(l.node.then_some(l.uptime)))),
     counter("node_restarts_total", &["reason"], "Restarts", "How often the node was started again since the supervisor was started.",
         |f| by(f.live.iter().flat_map(|l| &l.restarts))),
     gauge("node_memory_bytes", &[], "Memory", "Resident memory of the node and all that it started.", |f| live(f, |l| number(l.memory))),
@@ -221,7 +221,7 @@ pub static METRICS: &[Metric] = &[
     gauge("validator_quorum_margin", &[], "Validator", "The active others less the quorum: below 0 this one must not go down.",
         |f| validator(f, |v| Some(v.others as f64 - v.quorum as f64))),
     gauge("supervisor_memory_bytes", &[], "Memory of the supervisor", "Resident memory of the supervisor.", |f| one(number(f.disk.supervisor_memory))),
-    gauge("supervisor_turn_max_seconds", &[], "Supervisor's loop", "The longest turn of the supervisor's loop since it was started.", |f| live(f, |l| Some(l.longest_turn.as_secs_f64()))),
+    gauge("supervisor_turn_max_seconds", &[], "Supervisor's loop", "The longest turn of the supervisor's loop since it was started.", |f| live(f, |l| seconds(Some(l.longest_turn)))),
     counter("supervisor_log_lines_lost_total", &[], "Lost lines of the log", "Lines of the supervisor's log that nobody read.", |f| live(f, |l| Some(l.log_lines_lost as f64))),
 ];
 
@@ -254,8 +254,9 @@ fn number(value: Option<u64>) -> Option<f64> {
     value.map(|value| value as f64)
 }
 
+/// To the microsecond: what is behind it is noise, and long.
 fn seconds(time: Option<Duration>) -> Option<f64> {
-    time.map(|time| time.as_secs_f64())
+    time.map(|time| (time.as_secs_f64() * 1e6).round() / 1e6)
 }
 
 fn milliseconds(ms: u64) -> f64 {

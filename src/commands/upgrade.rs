@@ -1,6 +1,7 @@
 //! `upgrade …`: plans are files, so most of this needs no supervisor; what is under way is asked of it.
 
 use std::fmt::Write;
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -235,14 +236,22 @@ fn height_file_also_elsewhere(context: &Context, name: &Name, height: u64) -> bo
     files.iter().filter(|(_, plans)| plans.as_ref().is_ok_and(holds)).count() > 1
 }
 
-/// Writes the plan file of its height.
+/// Writes the plan file of its height. When that fails, no new directory is left.
 pub fn write_plan(context: &Context, plan: &Plan) -> Result<()> {
     let path = context.home.plan_file(plan.height);
     let owner = context.home.owner().on("read", context.home.root())?;
-    durable::make_dirs(path.parent().unwrap_or(&path), 0o755, owner)?;
     // People read and edit it.
     let text = format!("{:#}\n", json!(plan));
-    durable::replace_file(&path, text.as_bytes(), 0o644, owner)
+    durable::make_dirs(path.parent().unwrap_or(&path), 0o755, owner)
+        .and_then(|()| durable::replace_file(&path, text.as_bytes(), 0o644, owner))
+        .inspect_err(|_| remove_empty_dirs(&path))
+}
+
+/// Removes the directory of a plan file, and the one above it, where they are empty.
+pub fn remove_empty_dirs(plan_file: &Path) {
+    for dir in plan_file.ancestors().skip(1).take(2) {
+        let _ = fs::remove_dir(dir);
+    }
 }
 
 /// Removes the files of an upgrade's plan (at one height, or at any); a file with other plans too is left alone.
@@ -273,7 +282,7 @@ pub fn withdraw_where(context: &Context, what: &Name, is_it: impl Fn(&Plan) -> b
         durable::remove_file(path)?;
         if let Some(dir) = path.parent() {
             // The directory of the height, when nothing else is in it.
-            let _ = std::fs::remove_dir(dir);
+            let _ = fs::remove_dir(dir);
         }
     }
     Ok(files.into_iter().flat_map(|(_, plans)| plans).collect())

@@ -7,7 +7,7 @@ use std::process::Command;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Home, Visor, kill, lives, until};
+use crate::support::{Home, Visor, kill, lives, tmpfs, until};
 
 /// The states of the plans that the status shows, as `name@height state`.
 fn plans(status: &Value) -> Vec<String> {
@@ -763,6 +763,18 @@ fn schedule_writes_a_plan_and_refuses_what_cannot_come() {
     home.run(&["upgrade", "schedule", "v2", "100"]).code(4).one_error("current one already");
     home.run(&["upgrade", "schedule", "v3", "40"]).code(4);
     visor.stop();
+}
+
+#[test]
+fn schedule_on_a_full_disk_leaves_nothing_behind() {
+    let home = Home::new();
+    let Some(_full) = tmpfs(&home.root().join("data"), "64k") else { return };
+    fs::create_dir(home.root().join("data/node")).unwrap();
+    fs::write(home.root().join("data/fill"), vec![1; 60 << 10]).unwrap();
+    let before = home.tree();
+    let said = home.run(&["upgrade", "schedule", "v2", "100", "--info", &"x".repeat(8000)]).code(1);
+    assert!(said.err.contains("No space left on device") && said.err.lines().count() == 1, "{said:?}");
+    assert_eq!(home.tree(), before);
 }
 
 #[test]

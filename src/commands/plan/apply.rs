@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use super::super::status::phase_word;
-use super::super::upgrade::{Ground, tell_if_headless, tell_if_missing, withdraw_where, write_plan};
+use super::super::upgrade::{Ground, remove_empty_dirs, tell_if_headless, tell_if_missing, withdraw_where, write_plan};
 use super::super::{Context, answer};
 use super::tell::{self, Stand};
 use super::{count, lines};
@@ -105,12 +105,8 @@ impl Written {
             if let Err(error) = done {
                 context.note(&format!("warning: {}; it counts for nothing", error.message));
             }
-            if let Some(dir) = path.parent() {
-                // Only an empty one goes.
-                let _ = std::fs::remove_dir(dir);
-            }
+            remove_empty_dirs(&path);
         }
-        let _ = std::fs::remove_dir(context.home.data().join("upgrades"));
     }
 }
 
