@@ -770,7 +770,7 @@ fn schedule_on_a_full_disk_leaves_nothing_behind() {
     let home = Home::new();
     let Some(_full) = tmpfs(&home.root().join("data"), "64k") else { return };
     fs::create_dir(home.root().join("data/node")).unwrap();
-    fs::write(home.root().join("data/fill"), vec![1; 60 << 10]).unwrap();
+    fs::write(home.root().join("data/fill"), vec![b'x'; 60 << 10]).unwrap();
     let before = home.tree();
     let said = home.run(&["upgrade", "schedule", "v2", "100", "--info", &"x".repeat(8000)]).code(1);
     assert!(said.err.contains("No space left on device") && said.err.lines().count() == 1, "{said:?}");
