@@ -320,6 +320,7 @@ fn bad_wishes_are_told_and_a_log_that_is_not_there_is_1() {
     home.run(&["logs"]).code(1).one_error("logs/node.log");
     home.run(&["logs", "--grep", "("]).code(2).one_error("--grep: \"(\" is no regular expression");
     home.run(&["logs", "--since", "yesterday"]).code(2).one_error("--since: \"yesterday\" is no time");
+    home.run(&["logs", "--since", "1m", "--until", "2h"]).code(2).one_error("--since is later than --until");
     home.run(&["logs", "-n", "x"]).code(2).one_error("--lines");
     home.run(&["logs", "-f", "--until", "1h"]).code(2).one_error("--follow");
     home.run(&["logs", "--json"]).code(2).one_error("--json");

@@ -42,6 +42,11 @@ impl Filter {
         let clock = Clock::new();
         let time = |option, text: &Option<String>| text.as_ref().map(|text| clock.typed(option, text)).transpose();
         let (since, until) = (time("--since", &wanted.since)?, time("--until", &wanted.until)?);
+        if let (Some(begin), Some(end)) = (since, until)
+            && begin > end
+        {
+            return Err(Error::usage(format!("--since is later than --until: no line is between {begin} and {end}")));
+        }
         let words = wanted.grep.as_deref().map(Words::new).transpose()?;
         Ok(Filter { since, until, words, clock })
     }
