@@ -68,7 +68,8 @@ pub static COMMANDS: &[Item] = &[
         words: &["[BINARY]"],
         summary: "lay out the home, and install BINARY as its genesis release",
         options: &[],
-        details: "Also writes a commented config.toml. The file name of BINARY becomes daemon_name when nothing else sets one.\n\
+        details: "Also writes a commented config.toml. The file name of BINARY becomes daemon_name when nothing else sets one;\n\
+                  a --name is recorded there too.\n\
                   It never overwrites a release and never moves an existing `current`.",
     },
     Item {

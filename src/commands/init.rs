@@ -15,10 +15,11 @@ use crate::journal::Outcome;
 /// Lays out the home; with a binary, installs it as the genesis release.
 pub fn init(context: &Context, binary: Option<&Path>) -> Result<()> {
     // Everything that can be wrong is looked at before anything is made.
-    let settled = settles_name(context)?;
-    let name = match binary {
-        Some(binary) if !settled => file_name(binary)?,
-        Some(_) | None => context.config.name.clone(),
+    let said = context.flags.resolve()?.get("DAEMON_NAME").origin.clone();
+    let (name, record) = match (said, binary) {
+        (Origin::Default, Some(binary)) => (file_name(binary)?, true),
+        // What a flag says here, no later command would know.
+        (said, _) => (context.config.name.clone(), matches!(said, Origin::Flag(_))),
     };
     let home = Home::new(context.home.root(), name);
     if let Some(binary) = binary {
@@ -48,7 +49,7 @@ pub fn init(context: &Context, binary: Option<&Path>) -> Result<()> {
             context.note(&format!("installed {} as the genesis release", target.display()));
         }
     }
-    let recorded = (!settled && binary.is_some()).then(|| ("daemon_name", file::literal(home.binary_name())));
+    let recorded = record.then(|| ("daemon_name", file::literal(home.binary_name())));
     if home.config().exists() {
         if recorded.is_some() && super::config::record(&home.config(), "daemon_name", home.binary_name())? {
             context.note(&format!("daemon_name = {:?} in {}", home.binary_name(), home.config().display()));
@@ -77,11 +78,6 @@ fn ran_last(home: &Home) -> Option<Release> {
     let known = || look::read_known(home).head.map(|head| head.release);
     let history = || look::read_history(home).into_iter().rev().find(|h| h.result == Outcome::Committed).map(|h| h.to);
     record.or_else(known).or_else(history)
-}
-
-/// Whether something other than the default says the binary's name.
-fn settles_name(context: &Context) -> Result<bool> {
-    Ok(context.flags.resolve()?.get("DAEMON_NAME").origin != Origin::Default)
 }
 
 fn file_name(binary: &Path) -> Result<String> {

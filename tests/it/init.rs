@@ -5,7 +5,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::support::{Home, mocknode};
+use crate::support::{Home, mocknode, said};
 
 /// A copy of the mock node beside the home, under this name and with this mode.
 fn binary(home: &Home, name: &str, mode: u32) -> PathBuf {
@@ -43,10 +43,32 @@ fn init_lays_out_a_home_that_can_run_at_once() {
 fn a_name_that_is_set_is_the_name_of_the_installed_binary() {
     let home = Home::empty();
     let source = binary(&home, "some-build", 0o755);
-    home.run(&["--name", "node", "init", source.to_str().unwrap()]).code(0);
+    let mut command = home.command(&["init", source.to_str().unwrap()]);
+    command.env("DAEMON_NAME", "node");
+    said(command).code(0);
     assert!(home.own("genesis/bin/node").is_file());
     let config = fs::read_to_string(home.own("config.toml")).unwrap();
-    assert!(!config.lines().any(|line| line.starts_with("daemon_name")), "it was said elsewhere");
+    assert!(!config.lines().any(|line| line.starts_with("daemon_name")), "the environment goes on to say it");
+}
+
+#[test]
+fn a_name_that_a_flag_says_is_recorded_for_the_commands_after_it() {
+    let home = Home::empty();
+    let source = binary(&home, "some-build", 0o755);
+    home.run(&["--name", "node", "init", source.to_str().unwrap()]).code(0);
+    assert!(home.own("genesis/bin/node").is_file());
+    home.run(&["run", "version"]).code(0);
+    // What a file says already stays.
+    let before = home.tree();
+    home.run(&["--name", "other", "init"]).code(0);
+    assert_eq!(home.tree(), before);
+    // Without a binary, too.
+    let home = Home::empty();
+    let told = home.run(&["--name", "node", "init"]).code(0);
+    assert!(told.out.contains("genesis/bin/node"), "{told:?}");
+    assert!(home.run(&["config", "show"]).code(0).out.contains("node"));
+    let config = fs::read_to_string(home.own("config.toml")).unwrap();
+    assert!(config.lines().any(|line| line == "daemon_name = \"node\""), "{config}");
 }
 
 #[test]

@@ -345,7 +345,7 @@ fn three_validators_have_no_slack_which_is_said_and_go_one_by_one() {
     all.is_upgraded_in_time(&trace, &all.turns);
     all.kept_their_turns(&trace, START, spacing(3));
     for home in &all.homes {
-        assert!(home.logged("the chain will stand still while each of them is upgraded") > 0, "{}", home.log());
+        assert!(home.logged("the chain will stand still while each validator is upgraded") > 0, "{}", home.log());
     }
 }
 

@@ -102,7 +102,7 @@ impl Machine {
                         out,
                         Level::Warn,
                         format!(
-                            "a set of {} validators goes on without none of them: the chain will stand still while each of them is upgraded",
+                            "in a set of {} none can be missing: the chain will stand still while each validator is upgraded",
                             slot.of
                         ),
                     );
