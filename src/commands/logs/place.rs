@@ -1,6 +1,7 @@
 //! Where the node's output is: in a file, in systemd's journal, or where a supervisor in the foreground has its own.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use super::super::{Context, client};
@@ -38,7 +39,13 @@ fn is_background(pid: u32) -> bool {
 
 /// Where the standard error of a process goes; none: nobody tells us.
 fn of_process(pid: u32) -> Option<Place> {
-    let target = fs::read_link(format!("/proc/{pid}/fd/2")).ok()?;
+    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+    let target = match fs::read_link(format!("/proc/{pid}/fd/2")) {
+        Ok(target) => target,
+        // Not for us to see, as with another group than ours; but what a unit writes goes to the journal, mostly.
+        Err(e) if e.kind() == ErrorKind::PermissionDenied => return unit(&cgroup).map(Place::Journal),
+        Err(_) => return None,
+    };
     let shown = target.display();
     if target.is_file() {
         return Some(Place::File(target));
@@ -48,7 +55,6 @@ fn of_process(pid: u32) -> Option<Place> {
             "the node writes to where its supervisor does, {shown}: read it there (in a container: with the tool that runs it), or set DAEMON_LOG_FILE"
         )));
     }
-    let cgroup = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
     Some(Place::Journal(unit(&cgroup).unwrap_or_else(|| format!("_PID={pid}"))))
 }
 

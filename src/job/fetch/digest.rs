@@ -8,11 +8,13 @@ use crate::source::Hasher;
 /// How many pieces may wait to be hashed.
 const WAITING: usize = 4;
 
-/// A checksum in the making.
+/// A checksum in the making. Its thread does not outlive it.
 pub struct Digest {
-    full: SyncSender<(Vec<u8>, usize)>,
+    /// None: there is nothing more to come.
+    full: Option<SyncSender<(Vec<u8>, usize)>>,
     empty: Receiver<Vec<u8>>,
-    thread: JoinHandle<Hasher>,
+    /// None: it has ended.
+    thread: Option<JoinHandle<Hasher>>,
 }
 
 impl Digest {
@@ -27,14 +29,16 @@ impl Digest {
             }
             hasher
         })?;
-        Ok(Digest { full, empty, thread })
+        Ok(Digest { full: Some(full), empty, thread: Some(thread) })
     }
 
     /// Takes in so many bytes of a buffer, and gives back one of the same size that was hashed before, or a new one.
     pub fn update(&self, buffer: Vec<u8>, length: usize) -> Vec<u8> {
         let size = buffer.len();
-        // It ends only after us.
-        let _ = self.full.send((buffer, length));
+        if let Some(full) = &self.full {
+            // It ends only after us.
+            let _ = full.send((buffer, length));
+        }
         match self.empty.try_recv() {
             Ok(buffer) => buffer,
             Err(TryRecvError::Empty | TryRecvError::Disconnected) => vec![0; size],
@@ -42,9 +46,18 @@ impl Digest {
     }
 
     /// What all that was taken in makes; none when the thread did not live to tell it.
-    pub fn end(self) -> Option<Hasher> {
-        let Digest { full, empty, thread } = self;
-        drop((full, empty));
-        thread.join().ok()
+    pub fn end(mut self) -> Option<Hasher> {
+        self.join()
+    }
+
+    fn join(&mut self) -> Option<Hasher> {
+        self.full = None;
+        self.thread.take()?.join().ok()
+    }
+}
+
+impl Drop for Digest {
+    fn drop(&mut self) {
+        self.join();
     }
 }
