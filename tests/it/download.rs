@@ -382,6 +382,9 @@ fn what_was_cut_short_goes_on_where_it_stopped() {
     ] {
         assert_eq!(get(vec![whole().cut(200_000), odd(range), whole()]), [None, Some(200_000), None], "{range}");
     }
+    let other_part = Page::new(&file[100_000..]).header("content-range: bytes 100000-299999/300000");
+    let other_part = other_part.with_status("206 Partial Content");
+    assert_eq!(get(vec![whole().cut(200_000), other_part, whole()]), [None, Some(200_000), None]);
     assert_eq!(
         get(vec![whole().cut(200_000), Page::status("416 Range Not Satisfiable"), whole()]),
         [None, Some(200_000), None]
