@@ -114,7 +114,8 @@ fn rpc_that_comes_late_is_waited_for_and_then_makes_a_plan_due() {
 #[test]
 fn rpc_that_goes_away_makes_the_node_unhealthy_until_it_is_back() {
     let home = Home::new();
-    let mut visor = home.supervise(&[], &["--halt-at", "20"]);
+    // At the usual address, another node of this machine may listen.
+    let mut visor = home.supervise(&["--set", "rpc_address=127.0.0.1:1"], &["--halt-at", "20"]);
     home.until_status("it stands at 20", |s| s["head_known"] == true && s["height"] == 20);
     home.run(&["status", "--check"]).code(0);
     let socket = home.datadir().join("geth.ipc");
