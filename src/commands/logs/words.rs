@@ -9,8 +9,8 @@ use crate::error::{Error, Result};
 
 /// What is looked for.
 pub struct Words {
-    /// What every line holds in which it is found; nothing, where that cannot be said.
-    held: String,
+    /// Every line in which it is found holds one of these; none, where that cannot be said.
+    held: Vec<String>,
     /// What is not told by that alone.
     pattern: Option<Regex>,
 }
@@ -19,7 +19,7 @@ impl Words {
     /// What a regular expression describes.
     pub fn new(text: &str) -> Result<Words> {
         if regex_lite::escape(text) == text {
-            return Ok(Words { held: text.to_owned(), pattern: None });
+            return Ok(Words { held: vec![text.to_owned()], pattern: None });
         }
         let pattern = Regex::new(text);
         let pattern = pattern.map_err(|e| Error::usage(format!("--grep: {text:?} is no regular expression: {e}")))?;
@@ -28,16 +28,25 @@ impl Words {
 
     /// Whether it is in this line.
     pub fn are_in(&self, line: &str) -> bool {
-        line.contains(&self.held) && self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(line))
+        let may_be = self.held.is_empty() || self.held.iter().any(|words| line.contains(words));
+        may_be && self.pattern.as_ref().is_none_or(|pattern| pattern.is_match(line))
     }
 }
 
-/// The longest words that stand in every match of a pattern. What is behind the first thing that is not understood here is not
-/// looked at.
-fn held(pattern: &str) -> String {
-    if pattern.contains(['|', '(']) {
-        return String::new();
+/// Of each alternative of a pattern the words that stand in all that it matches; none, where one has none.
+fn held(pattern: &str) -> Vec<String> {
+    if pattern.contains('(') {
+        return Vec::new();
     }
+    // Where the bar is none between alternatives, in a class or behind a backslash, what is before it is understood up to
+    // that, and stands in every match all the same.
+    let all: Vec<String> = pattern.split('|').map(longest).collect();
+    if all.iter().any(String::is_empty) { Vec::new() } else { all }
+}
+
+/// The longest words that stand in every match of a pattern without alternatives. What is behind the first thing that is not
+/// understood here is not looked at.
+fn longest(pattern: &str) -> String {
     let (mut longest, mut run) = (String::new(), String::new());
     let mut rest = pattern.chars();
     let mut understood = true;
@@ -104,6 +113,9 @@ mod tests {
     fn the_words_that_every_match_holds() {
         for (pattern, words) in [
             ("ERROR.*block", "ERROR"),
+            ("WARN|ERROR.*", "WARN ERROR"),
+            ("ab[c|d]|ef", "ab d] ef"),
+            (r"ab\|cd", "ab cd"),
             ("number=1[0-9]+ hash", "number=1"),
             ("^INFO", "INFO"),
             ("lvl=eror$", "lvl=eror"),
@@ -118,7 +130,8 @@ mod tests {
             ("[^]]abc", "abc"),
             ("ab[cd]*efg", "efg"),
             // Not to be told so simply.
-            ("WARN|ERROR", ""),
+            ("WARN|.*", ""),
+            ("[a|b]c", ""),
             ("(?i)error", ""),
             (r"[\d]rror", ""),
             ("[[:alpha:]]rror", ""),
@@ -126,7 +139,7 @@ mod tests {
             (r"\<abc", ""),
             (".*", ""),
         ] {
-            assert_eq!(held(pattern), words, "{pattern}");
+            assert_eq!(held(pattern).join(" "), words, "{pattern}");
         }
     }
 
@@ -179,7 +192,7 @@ mod tests {
             patterns += 1;
             told += usize::from(!words.held.is_empty());
             for _ in 0..20 {
-                let line: String = (0..next(6)).map(|_| ["a", "b", "A", ".", " ", "x"][next(6)]).collect();
+                let line: String = (0..next(6)).map(|_| ["a", "b", "A", ".", " ", "x", "|"][next(7)]).collect();
                 assert_eq!(words.are_in(&line), pattern.is_match(&line), "{text:?} in {line:?}");
                 matches += usize::from(words.are_in(&line));
             }
