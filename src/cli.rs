@@ -1,5 +1,5 @@
 //! What may be typed: one [`Command`] per verb, each with its own fields. Which commands and options there are says the table in
-//! [`mod@help`]; [`parse`] understands a line by it.
+//! [`mod@help`]; [`parse()`] understands a line by it.
 
 pub mod complete;
 pub mod help;
