@@ -19,6 +19,9 @@ const MEETING_TIME: Duration = Duration::from_secs(3);
 /// How long the answer to a question may take: others that say nothing may keep all places for 5 s each time.
 const ANSWER_TIME: Duration = Duration::from_secs(15);
 
+/// The same where the node is asked: one that does not answer is not waited for.
+const HEAD_TIME: Duration = Duration::from_secs(5);
+
 /// The pid of who supervises this home, while its lock is held.
 pub fn supervisor(home: &Home) -> Option<u32> {
     let lock = File::open(home.lock()).ok()?;
@@ -39,6 +42,7 @@ pub fn ask(home: &Home, request: &Request) -> Result<Option<Value>> {
     let until = Instant::now() + MEETING_TIME;
     // Only what changes something may take as long as that takes; the rest may also be asked twice.
     let patience = match request {
+        Request::Head => Some(HEAD_TIME),
         Request::Status | Request::Metrics | Request::Stop { .. } => Some(ANSWER_TIME),
         Request::Restart { .. }
         | Request::Reload { .. }
@@ -113,10 +117,9 @@ pub fn demand(home: &Home, request: &Request) -> Result<Value> {
         .ok_or_else(|| Error::new(Code::NotRunning, format!("no supervisor runs for {}", home.root().display())))
 }
 
-/// The head that is known: of the running supervisor, else the last one on disk.
+/// The head: as the node tells it now, else the last one that its supervisor knows, else the last one on disk.
 pub fn head(home: &Home) -> Option<u64> {
-    let status = ask(home, &Request::Status).ok().flatten();
-    status
-        .and_then(|status| status.get("height")?.as_u64())
+    let told = ask(home, &Request::Head).or_else(|_| ask(home, &Request::Status)).ok().flatten();
+    told.and_then(|status| status.get("height")?.as_u64())
         .or_else(|| Some(crate::job::look::read_known(home).head?.number))
 }

@@ -40,6 +40,8 @@ pub enum Request {
     Status,
     /// Tell what is measured.
     Metrics,
+    /// Tell the head, once the node was asked for it anew.
+    Head,
     /// End node and supervisor.
     Stop {
         /// KILL without the grace.

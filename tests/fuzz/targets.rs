@@ -419,6 +419,7 @@ fn control(input: &[u8]) {
             Request::Revert { to } => to.iter().for_each(named_release),
             Request::Status
             | Request::Metrics
+            | Request::Head
             | Request::Stop { .. }
             | Request::Restart { .. }
             | Request::Reload { .. } => {}

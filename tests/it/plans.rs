@@ -766,6 +766,39 @@ fn schedule_writes_a_plan_and_refuses_what_cannot_come() {
 }
 
 #[test]
+fn a_height_is_judged_by_the_head_of_now_and_not_by_one_that_was_heard_long_ago() {
+    let home = Home::new();
+    going_on(&home, "v2");
+    // Nobody waits for a height, so the node is asked seldom: far less often than it makes blocks.
+    let mut visor = home.supervise(&["--set", "health_check_interval=1h"], &[]);
+    let known = home.until_status("a head is known", |s| s["head_known"] == true)["height"].as_u64().unwrap();
+    let passed = known + 10;
+    until("the node is far ahead of that", || (home.head_on_disk() > passed + 10).then_some(()));
+    assert!(home.status()["height"].as_u64().unwrap() < passed, "{}", home.status());
+    let height = passed.to_string();
+    home.run(&["upgrade", "schedule", "v2", &height]).code(4).one_error("has passed");
+    // Each of these has to ask by itself.
+    let passed = home.head_on_disk() + 10;
+    let item = format!("v2:{passed}");
+    home.run(&["plan", "create", "late", &item]).code(0);
+    until("that has passed too", || (home.head_on_disk() > passed + 10).then_some(()));
+    home.run(&["plan", "apply", "late"]).code(4).one_error("has passed");
+    assert_eq!((home.current(), home.status()["plans"].as_array().unwrap().len()), ("genesis".to_owned(), 0));
+    visor.stop();
+}
+
+#[test]
+fn a_node_that_does_not_answer_keeps_no_plan_waiting() {
+    let home = Home::new();
+    going_on(&home, "v2");
+    let mut visor = home.supervise(&[], &["--hang-after", "800ms"]);
+    home.until_status("it does not answer", |s| s["head_known"] == true && s["health"]["healthy"] == false);
+    let said = home.run(&["upgrade", "schedule", "v2", "1000000"]).code(0);
+    assert!(said.out.contains("(head "), "{said:?}");
+    visor.stop();
+}
+
+#[test]
 fn schedule_on_a_full_disk_leaves_nothing_behind() {
     let home = Home::new();
     let Some(_full) = tmpfs(&home.root().join("data"), "64k") else { return };

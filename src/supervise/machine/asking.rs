@@ -171,6 +171,11 @@ impl Machine {
 
     pub(super) fn probed(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
         let asked = self.probing.take();
+        self.take_answer(asked, result, out);
+        self.tell_head(out);
+    }
+
+    fn take_answer(&mut self, asked: Option<Now>, result: Result<Report, String>, out: &mut Vec<Effect>) {
         if self.state != State::Up {
             return;
         }

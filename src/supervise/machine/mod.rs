@@ -357,6 +357,8 @@ enum Wish {
     Stepped,
     /// The settings were read.
     Reloaded,
+    /// The node was asked for its head.
+    Head,
 }
 
 /// The machine.

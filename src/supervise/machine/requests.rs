@@ -84,6 +84,7 @@ impl Machine {
                 out.push(Effect::Reply(client, Reply::done(status)));
             }
             Request::Metrics => out.push(Effect::Reply(client, Reply::done(serde_json::json!(self.live())))),
+            Request::Head => self.ask_head(client, out),
             Request::Stop { now } => {
                 say(
                     out,
@@ -115,6 +116,20 @@ impl Machine {
             Request::Now { name, release } => self.ask_now(client, name, release, out),
             Request::Revert { to } => self.ask_revert(client, to, out),
         }
+    }
+
+    /// Far from a plan the node is asked seldom: a client that judges by the head has it asked now.
+    fn ask_head(&mut self, client: ClientId, out: &mut Vec<Effect>) {
+        self.wishes.push((client, Wish::Head));
+        self.probe(out);
+        if self.probing.is_none() {
+            self.tell_head(out);
+        }
+    }
+
+    /// Tells the head to those who wait for it: what is known now, whatever came of asking.
+    pub(super) fn tell_head(&mut self, out: &mut Vec<Effect>) {
+        self.grant(Wish::Head, Reply::done(serde_json::json!({"height": self.height()})), out);
     }
 
     pub(super) fn restart(&mut self, client: ClientId, args: Option<Vec<String>>, out: &mut Vec<Effect>) {

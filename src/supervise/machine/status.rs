@@ -63,6 +63,11 @@ impl Machine {
         format!("{}{head}{upgrade}{hold}{wait}{error}", self.public_state()).replace('\n', " ")
     }
 
+    /// The head that this life's node told, else the last one of those before it.
+    pub(super) fn height(&self) -> Option<u64> {
+        self.life.head.or(self.known.head.as_ref().map(|head| head.number))
+    }
+
     /// The whole answer to `status --json`.
     pub fn status(&self) -> Value {
         let life = &self.life;
@@ -80,7 +85,7 @@ impl Machine {
             "version": self.version(),
             "health": self.health_status(),
             "release": self.current.as_ref().map(ToString::to_string),
-            "height": life.head.or(self.known.head.as_ref().map(|head| head.number)),
+            "height": self.height(),
             "head_known": life.head.is_some(),
             "supervisor_pid": std::process::id(),
             "args": if life.args.is_empty() { &self.args } else { &life.args },

@@ -1346,6 +1346,7 @@ fn events() -> Vec<(&'static str, Event)> {
         ("TERM", Event::Signal(Sig::Stop)),
         ("HUP", Event::Signal(Sig::Reload)),
         ("ask status", Event::Asked(9, Request::Status)),
+        ("ask head", Event::Asked(9, Request::Head)),
         ("ask stop --now", Event::Asked(9, Request::Stop { now: true })),
         ("ask restart", Event::Asked(9, Request::Restart { args: None })),
         ("ask cancel v2", Event::Asked(9, Request::Cancel { name: name() })),
@@ -1390,6 +1391,36 @@ fn the_table_of_transitions_is_the_golden_one() {
         assert_eq!(now, then, "a transition changed: if it is meant, generate the table again");
     }
     assert_eq!(table.lines().count(), golden.lines().count());
+}
+
+/// What client 9 was told of the head.
+fn told_head(effects: &[Effect]) -> Option<Reply> {
+    let one = |effect: &Effect| match effect {
+        Effect::Reply(9, reply) => Some(reply.clone()),
+        _ => None,
+    };
+    let told: Vec<Reply> = effects.iter().filter_map(one).collect();
+    assert!(told.len() <= 1, "{told:?}");
+    told.first().cloned()
+}
+
+#[test]
+fn who_asks_for_the_head_is_told_once_the_node_was_asked_and_always_told() {
+    let exit = || Event::Ended(Exit::Code(1));
+    let asks = || Event::Asked(9, Request::Head);
+    let head = |height: u64| Some(Reply::done(serde_json::json!({"height": height})));
+    let mut up = Drive::up(&[], Vec::new()).all([probed(7)]);
+    let effects = up.feed(asks());
+    assert!(effects.iter().any(|e| matches!(e, Effect::Start(Role::Probe, _))), "{effects:?}");
+    assert_eq!(told_head(&effects), None, "what was known may be old");
+    let silent = Event::Done(Role::Probe, Err("connection refused".to_owned()));
+    assert_eq!(told_head(&up.clone().feed(silent)), head(7), "a node that says nothing keeps nobody waiting");
+    let mut ended = up.clone().all([exit()]);
+    assert_eq!(told_head(&ended.feed(probed(9))), head(7), "nor does one that has ended");
+    assert_eq!(told_head(&up.feed(probed(253))), head(253));
+    assert_eq!(told_head(&up.feed(probed(254))), None, "once");
+    let mut backoff = Drive::up(&[], Vec::new()).all([probed(7), exit()]);
+    assert_eq!(told_head(&backoff.feed(asks())), head(7), "nobody is there to be asked");
 }
 
 // ---- the random walk ------------------------------------------------------------------------------------------
