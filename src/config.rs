@@ -4,7 +4,6 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use toml_edit::{Item, Value};
 
 use crate::error::{Error, Result, printable};
+use crate::job::check;
 
 pub mod file;
 mod parse;
@@ -373,19 +373,15 @@ pub fn remedy(name: &str, as_key: bool) -> String {
 
 /// Reads a config.toml: a regular file, not too large.
 pub fn read(path: &Path) -> io::Result<String> {
-    // Opening a FIFO would wait for a writer.
     if path == Path::new("/dev/null") {
         // The usual way to name no file.
         return Ok(String::new());
     }
-    let meta = fs::metadata(path)?;
-    if !meta.is_file() {
-        return Err(io::Error::other("not a regular file"));
-    }
+    let (file, meta) = check::plain_file(path)?;
     if meta.len() > MAX_FILE {
         return Err(io::Error::other(format!("larger than {}", show_size(MAX_FILE))));
     }
-    fs::read_to_string(path)
+    io::read_to_string(file)
 }
 
 fn line_of(text: &str, at: usize) -> usize {

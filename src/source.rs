@@ -287,10 +287,13 @@ impl Source {
         match info {
             Value::Object(object) => of_object(object),
             Value::String(text) => {
-                if let Ok(Value::Object(object)) = serde_json::from_slice(text.as_bytes()) {
-                    return of_object(&object);
-                }
                 let text = text.trim();
+                match serde_json::from_slice(text.as_bytes()) {
+                    Ok(Value::Object(object)) => return of_object(&object),
+                    // Nobody begins a description like that.
+                    Err(e) if text.starts_with('{') => return Err(format!("info begins as JSON and is none: {e}")),
+                    Ok(_) | Err(_) => {}
+                }
                 let scheme = ["http://", "https://", "file:"].iter().any(|s| strip_scheme(text, s).is_some());
                 if scheme && !text.contains(char::is_whitespace) {
                     return Link::parse(text, None).map(|link| Some(Source::Index(link)));
@@ -458,7 +461,7 @@ mod tests {
             Source::of(&json!(format!("https://h/x.json?checksum=sha256:{HEX}"))),
             Ok(Some(Source::Index(index)))
         );
-        for none in [json!(null), json!(""), json!("see https://h/x"), json!({"description": "d"}), json!("{half")] {
+        for none in [json!(null), json!(""), json!("see https://h/x"), json!({"description": "d"}), json!("half}")] {
             assert_eq!(Source::of(&none), Ok(None), "{none}");
         }
         for (bad, why) in [
@@ -466,6 +469,7 @@ mod tests {
             (json!({"binaries": {"linux/arm": "http://h"}}), "neither"),
             (json!({"binaries": []}), "is an object"),
             (json!({"binaries": {"any": 7}}), "strings"),
+            (json!(" {\"binaries\": {\"any\": \"http://h\"}"), "begins as JSON and is none"),
             (json!({"binaries": {"any": ""}}), "no URL"),
             (json!({"binaries": {"any": "http://h:bad/"}}), "port"),
             (json!({"binaries": {"any": "http://h"}, "checksum": 7}), "info.checksum is a string"),

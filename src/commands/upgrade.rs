@@ -64,6 +64,9 @@ fn info_of(url: Option<&str>, checksum: Option<&str>, text: Option<&str>, skip_c
     let mut object = match text.map(|text| (text, serde_json::from_slice::<Map<String, Value>>(text.as_bytes()))) {
         None => Map::new(),
         Some((_, Ok(object))) => object,
+        Some((text, Err(e))) if text.trim_start().starts_with('{') => {
+            return Err(Error::usage(format!("--info begins as JSON and is none: {e}")));
+        }
         Some((text, Err(_))) if url.is_none() => {
             let info = Value::String(text.to_owned());
             check_source(&info, skip_checksum)?;
@@ -247,9 +250,9 @@ pub fn write_plan(context: &Context, plan: &Plan) -> Result<()> {
         .inspect_err(|_| remove_empty_dirs(&path))
 }
 
-/// Removes the directory of a plan file, and the one above it, where they are empty.
-pub fn remove_empty_dirs(plan_file: &Path) {
-    for dir in plan_file.ancestors().skip(1).take(2) {
+/// Removes the directory of a file, such as a plan's, and the one above it, where they are empty.
+pub fn remove_empty_dirs(file: &Path) {
+    for dir in file.ancestors().skip(1).take(2) {
         let _ = fs::remove_dir(dir);
     }
 }
@@ -293,8 +296,9 @@ fn add(context: &Context, name: &Name, file: &Path, height: Option<u64>, force: 
     check::executable_file(file).map_err(Error::usage)?;
     let release = home.find(name);
     let binary = home.binary(&release);
-    if binary.exists() && !force {
-        return Err(Error::refused(format!("{} is there already: --force replaces it", binary.display())));
+    let there = || Error::refused(format!("{} is there already: --force replaces it", binary.display()));
+    if binary.symlink_metadata().is_ok() && !force {
+        return Err(there());
     }
     let plan = |height| {
         let ground = Ground::look(context);
@@ -302,8 +306,17 @@ fn add(context: &Context, name: &Name, file: &Path, height: Option<u64>, force: 
     };
     let accepted = height.map(plan).transpose()?;
     let owner = home.owner().on("read", home.root())?;
-    durable::make_dirs(binary.parent().unwrap_or(&binary), 0o755, owner)?;
-    durable::install_file(file, &binary, 0o755, owner)?;
+    let installed = durable::make_dirs(binary.parent().unwrap_or(&binary), 0o755, owner).and_then(|()| {
+        if force {
+            durable::install_file(file, &binary, 0o755, owner).map(|()| true)
+        } else {
+            durable::install_new_file(file, &binary, 0o755, owner)
+        }
+    });
+    // Somebody else may have brought it meanwhile.
+    if !installed.inspect_err(|_| remove_empty_dirs(&binary))? {
+        return Err(there());
+    }
     answer(&format!("installed {}", binary.display()))?;
     accepted.map_or(Ok(()), |(accepted, head)| put(context, accepted, head))
 }
@@ -373,11 +386,18 @@ pub fn fetch_release(context: &Context, release: &Release, source: Source) -> Re
         skip_checksum: context.config.skip_checksum,
     };
     let mut meter = Meter::new(context, format!("fetching {release}"));
-    let fetched = fetch::fetch(&context.home, &spec, &mut |progress| meter.tell(progress));
+    let fetched = fetch::fetch(&context.home, &spec, &mut |sign| match sign {
+        fetch::Sign::Progress(progress) => meter.tell(progress),
+        fetch::Sign::Retry(why) => meter.interrupt(&why),
+    });
     meter.end();
     match fetched? {
         fetch::Outcome::Installed(bytes) => {
             context.note(&format!("release {release} is there: {} from {}", show_size(bytes), spec.source.link()));
+            Ok(())
+        }
+        fetch::Outcome::Present => {
+            context.note(&format!("release {release} is there already: somebody else has brought it"));
             Ok(())
         }
         fetch::Outcome::WrongChecksum(why) | fetch::Outcome::Unfit(why) => Err(Error::failed(why)),

@@ -1,6 +1,7 @@
 //! Settings from all their sources: which wins, what is refused, and how it is told.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods)]
 
+use std::fs;
 use std::time::Duration;
 
 use super::*;

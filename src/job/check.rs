@@ -1,6 +1,6 @@
 //! Whether a file can be executed here: regular, executable, ELF for this machine with its loader there, or a script.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
@@ -24,11 +24,22 @@ pub fn executable_file(path: &Path) -> Result<(), String> {
     check(path, false)
 }
 
-fn check(path: &Path, needs_bit: bool) -> Result<(), String> {
-    let shown = path.display();
+/// Opens a file to be read, and nothing else than a file.
+pub fn plain_file(path: &Path) -> std::io::Result<(File, Metadata)> {
+    let file = open(path)?;
+    let meta = file.metadata()?;
+    if meta.is_file() { Ok((file, meta)) } else { Err(std::io::Error::other("not a regular file")) }
+}
+
+fn open(path: &Path) -> std::io::Result<File> {
     // NONBLOCK: opening a FIFO must not wait for its writer.
     let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let mut file = File::options().read(true).custom_flags(flags).open(path).map_err(|e| {
+    File::options().read(true).custom_flags(flags).open(path)
+}
+
+fn check(path: &Path, needs_bit: bool) -> Result<(), String> {
+    let shown = path.display();
+    let mut file = open(path).map_err(|e| {
         if e.kind() == std::io::ErrorKind::NotFound {
             format!("{shown} is not there: put the release's binary there")
         } else {

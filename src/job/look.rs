@@ -1,15 +1,15 @@
 //! Reads what is on disk: link, journal, plans, history, last known state. It changes nothing.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{ErrorKind, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::shim::read_record;
-use super::{backup, batches};
+use super::{backup, batches, check};
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Release};
 use crate::journal::{History, Journal, Known, Outcome, Record, parse_history};
@@ -223,16 +223,7 @@ fn inside(data: &Path, path: &Path) -> std::result::Result<(), String> {
 
 /// Reads a plan file that is a regular file which not everybody may write; at most 1 MiB of it.
 pub fn read_plan_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
-    // NONBLOCK: opening a FIFO must not wait for its writer.
-    let file = File::options()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-        .open(path)
-        .map_err(|e| format!("cannot be read: {e}"))?;
-    let meta = file.metadata().map_err(|e| format!("cannot be read: {e}"))?;
-    if !meta.is_file() {
-        return Err("not a regular file".to_owned());
-    }
+    let (file, meta) = check::plain_file(path).map_err(|e| format!("cannot be read: {e}"))?;
     if meta.mode() & 0o002 != 0 {
         return Err("everybody may write it: chmod o-w it".to_owned());
     }

@@ -131,7 +131,7 @@ pub enum Note {
     Progress(Progress),
     /// The shim: the program could not be executed.
     NotExecuted(String),
-    /// The shim: something that the operator should know.
+    /// Something that the operator should know.
     Warning(String),
 }
 
@@ -234,7 +234,13 @@ fn run(home: &Home, job: Job) -> Result<Report> {
         Job::Reference(addresses) => validators::reference_head(&addresses).map(Report::ReferenceHead),
         Job::Stage(spec) => Ok(Report::Staged(stage::stage(home, &spec))),
         Job::Fetch(spec) => {
-            fetch::fetch(home, &spec, &mut |progress| say(&Line::Note(Note::Progress(progress)))).map(Report::Fetched)
+            let tell = &mut |sign| {
+                say(&Line::Note(match sign {
+                    fetch::Sign::Progress(progress) => Note::Progress(progress),
+                    fetch::Sign::Retry(why) => Note::Warning(why),
+                }));
+            };
+            fetch::fetch(home, &spec, tell).map(Report::Fetched)
         }
         Job::Step(step) => step::carry_out(home, *step).map(|journal| Report::Stepped(journal.map(Box::new))),
         Job::CopyAhead(spec) => {

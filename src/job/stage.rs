@@ -2,13 +2,15 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, geteuid, kill_process_group};
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
 use super::{backup, check, durable, look, shim, step};
@@ -20,7 +22,7 @@ use crate::proc;
 /// How long a binary may take to tell its version.
 const VERSION_TIME: Duration = Duration::from_secs(5);
 
-/// What the names of scratch directories begin with; the number of who made it follows.
+/// What the names of scratch directories begin with; the number of who made it follows, and one by chance.
 const SCRATCH: &str = "wemixvisor-version-";
 
 /// How much of what it tells is read.
@@ -193,19 +195,30 @@ fn version_line(text: &str) -> String {
 fn clear_scratch() {
     for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(SCRATCH)?.parse().ok());
-        if pid.is_some_and(|pid| proc::start_time(pid).is_none()) {
+        let pid = name.to_str().and_then(|name| name.strip_prefix(SCRATCH)?.split('-').next()?.parse().ok());
+        let ours = |meta: fs::Metadata| meta.uid() == geteuid().as_raw();
+        if pid.is_some_and(|pid| proc::start_time(pid).is_none()) && entry.metadata().is_ok_and(ours) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }
+}
+
+/// Makes an empty directory that is ours alone. Nobody can have made it before us where all may write: the name is chosen
+/// by chance.
+fn make_scratch() -> std::result::Result<PathBuf, String> {
+    let mut chance = [0; 8];
+    getrandom(&mut chance, GetRandomFlags::empty()).map_err(|e| format!("cannot have a random number: {e}"))?;
+    let name = format!("{SCRATCH}{}-{:016x}", std::process::id(), u64::from_ne_bytes(chance));
+    let path = std::env::temp_dir().join(name);
+    let made = fs::DirBuilder::new().mode(0o700).create(&path);
+    made.map_err(|e| format!("cannot create {}: {e}", path.display())).map(|()| path)
 }
 
 /// Runs the binary in an empty scratch directory with a clean environment, in a group of its own that ends with it.
 fn ask(binary: &Path, word: &str, until: Instant) -> std::result::Result<String, String> {
     let shown = binary.display();
     clear_scratch();
-    let scratch = std::env::temp_dir().join(format!("{SCRATCH}{}", std::process::id()));
-    fs::create_dir_all(&scratch).map_err(|e| format!("cannot create {}: {e}", scratch.display()))?;
+    let scratch = make_scratch()?;
     let answer = (|| {
         let mut child = Command::new(binary)
             .arg(word)

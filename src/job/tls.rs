@@ -8,7 +8,7 @@ use rustls::crypto::ring::{cipher_suite, kx_group};
 use rustls::crypto::{CryptoProvider, GetRandomFailed, KeyProvider, SecureRandom, WebPkiSupportedAlgorithms};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::sign::SigningKey;
-use rustls::{CertificateError, SignatureScheme};
+use rustls::{CertificateError, OtherError, SignatureScheme};
 use ureq::tls::{Certificate, RootCerts, TlsConfig, TlsProvider};
 use webpki::ring as verify;
 
@@ -142,6 +142,12 @@ pub fn explain(error: &ureq::Error) -> Option<String> {
             rfc3339(not_before.as_secs())
         ),
         CertificateError::UnknownIssuer => "its certificate is from nobody that this host trusts (UnknownIssuer): install ca-certificates, or the authority's own certificate".to_owned(),
+        CertificateError::Other(OtherError(why)) if is_self_signed(why.as_ref()) => "its certificate is one of an authority, as self-signed ones mostly are, and no server's (CaUsedAsEndEntity): it needs one that an authority of this host signed for it".to_owned(),
+        CertificateError::Other(OtherError(why)) => format!("its certificate is wrong: {why}"),
         other => format!("its certificate is wrong: {other}"),
     })
+}
+
+fn is_self_signed(why: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(why.downcast_ref(), Some(webpki::Error::CaUsedAsEndEntity))
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::{Value, json};
@@ -34,9 +34,15 @@ fn files(home: &Home) -> Vec<PathBuf> {
     fs::read_dir(home.own("plans")).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
 }
 
+/// Whether it is what somebody who was killed was writing; it is in nobody's way.
+fn is_draft(path: &Path) -> bool {
+    path.file_name().unwrap().to_str().unwrap().starts_with('.')
+}
+
 /// The only batch plan on disk, and its file.
 fn kept(home: &Home) -> (PathBuf, Value) {
-    let files = files(home);
+    let mut files = files(home);
+    files.retain(|path| !is_draft(path));
     assert_eq!(files.len(), 1, "{files:?}");
     let text = fs::read_to_string(&files[0]).unwrap();
     (files[0].clone(), serde_json::from_str(&text).unwrap())
@@ -258,6 +264,17 @@ fn validate_tells_every_finding_of_a_plan_and_of_a_file() {
     let said = home.run(&["plan", "validate", "./nowhere.csv"]).code(1);
     assert!(said.out.contains("cannot be read"), "{said:?}");
     home.run(&["plan", "validate", "c"]).code(1).one_error("there is no batch plan c");
+}
+
+#[test]
+fn a_list_that_is_no_file_keeps_nobody_waiting() {
+    let home = Home::new();
+    let fifo = home.dir.join("list.csv");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    let path = fifo.to_str().unwrap();
+    home.run(&["plan", "create", "a", "--file", path]).code(2).one_error("not a regular file");
+    let said = home.run(&["plan", "validate", path]).code(1);
+    assert!(said.out.contains("not a regular file"), "{said:?}");
 }
 
 #[test]

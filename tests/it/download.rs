@@ -252,7 +252,7 @@ fn what_nobody_vouches_for_is_not_fetched() {
     about(101, json!(server.url("/bare.json"))).code(2).one_error("has no checksum");
     assert_eq!(server.asked("/bare.json").len(), 0);
     about(102, json!(format!("{}?checksum={}", server.url("/good.json"), sum(&index))))
-        .code(4)
+        .code(2)
         .one_error("has no checksum");
     about(103, json!(format!("{}?checksum={}", server.url("/good.json"), sum("x"))))
         .code(1)
@@ -458,8 +458,9 @@ fn a_download_that_is_not_what_it_should_be_is_refused_with_a_line_and_leaves_no
         ("/html", Page::new("<html>log in</html>"), "is not what it should be"),
         ("/short", Page::new(SCRIPT).claims(5), "is not what it should be"),
         ("/long", Page::new(SCRIPT).claims(1000), "ended"),
-        ("/empty", Page::new(""), "is not what it should be"),
-        ("/cut-without-length", Page::new(SCRIPT).without_length().cut(5), "is not what it should be"),
+        ("/page", Page::new("<html>log in</html>").header("content-type: text/html"), "a web page came in its place"),
+        ("/empty", Page::new(""), "nothing came"),
+        ("/cut-without-length", Page::new(SCRIPT).without_length().cut(5), "does not say how long it is"),
         ("/missing", Page::status("404 Not Found"), "status 404 Not Found"),
         ("/closed", Page::status("403 Forbidden"), "status 403 Forbidden"),
         ("/broken", Page::status("500 Internal Server Error"), "status 500 Internal Server Error"),
@@ -540,8 +541,8 @@ fn a_download_that_is_not_what_it_should_be_is_refused_with_a_line_and_leaves_no
     let missing = home.dir.join("missing");
     for (url, why) in [
         (missing.to_str().unwrap(), "No such file"),
-        (home.dir.to_str().unwrap(), "no regular file"),
-        ("/dev/null", "no regular file"),
+        (home.dir.to_str().unwrap(), "not a regular file"),
+        ("/dev/null", "not a regular file"),
     ] {
         refused(&home, prepare(&home, ONCE, url, &good), url, why);
     }
@@ -552,14 +553,116 @@ fn what_broke_is_tried_again_as_often_as_the_operator_wants() {
     let home = Home::new();
     let server = Server::new();
     server.pages("/mends", vec![Page::status("500 Internal Server Error"), Page::new(SCRIPT)]);
-    prepare(&home, PLAIN, &server.url("/mends"), &sum(SCRIPT)).code(0);
+    let said = prepare(&home, PLAIN, &server.url("/mends"), &sum(SCRIPT)).code(0);
     installed(&home, "v2", SCRIPT);
+    let line = said.err.lines().next().unwrap();
+    assert!(line.contains("status 500 Internal Server Error; another try in 1 s"), "{}", said.err);
     fs::remove_dir_all(home.own("upgrades/v2")).unwrap();
     server.page("/broken", Page::status("503 Service Unavailable"));
     let url = server.secret_url("/broken");
     let said = prepare(&home, &[PLAIN, &["--set", "download_retries=1"]].concat(), &url, &sum(SCRIPT));
-    refused(&home, said, &url, "status 503 Service Unavailable (tried 2 times)");
+    let last = said.code(1).err.lines().last().unwrap().to_owned();
+    assert!(last.contains("status 503 Service Unavailable (tried 2 times)"), "{last}");
     assert_eq!(server.asked("/broken").len(), 2);
+}
+
+#[test]
+fn an_excuse_is_no_wrong_checksum_and_is_tried_again() {
+    let home = Home::new();
+    let server = Server::new();
+    let page = || Page::new("<html>back soon</html>").header("content-type: text/html; charset=utf-8");
+    let index = json!({"binaries": {"any": server.url("/file")}, "checksum": sum(SCRIPT)}).to_string();
+    server.page("/file", Page::new(SCRIPT));
+    for (n, (first, then, why)) in [
+        (page(), Page::new(SCRIPT), "a web page came in its place"),
+        (Page::new(""), Page::new(SCRIPT), "nothing came"),
+        (Page::new(SCRIPT).without_length().cut(9), Page::new(SCRIPT), "does not say how long it is"),
+        (page(), Page::new(index.as_str()), "a web page came in its place"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let (path, is_index) = (format!("/{n}"), n == 3);
+        let of = if is_index { sum(&index) } else { sum(SCRIPT) };
+        server.pages(&path, vec![first, then]);
+        let url = format!("{}?checksum={of}", server.url(&path));
+        let info = if is_index { json!(url) } else { json!({"binaries": {"any": url}}) };
+        home.put("upgrades/9/upgrade-info.json", json!({"name": "v2", "height": 9, "info": info}).to_string());
+        let said = home.run(&[PLAIN, &["upgrade", "prepare", "v2"]].concat()).code(0);
+        assert!(said.err.contains(why) && said.err.contains("another try in 1 s"), "{}", said.err);
+        assert_eq!(server.asked(&path).len(), 2);
+        installed(&home, "v2", SCRIPT);
+        fs::remove_dir_all(home.own("upgrades/v2")).unwrap();
+    }
+}
+
+#[test]
+fn a_supervisor_says_what_is_in_the_way_of_a_download_and_when_it_tries_again() {
+    let home = Home::new();
+    let server = Server::new();
+    let broken = || Page::status("503 Service Unavailable");
+    server.pages("/file", vec![broken(), broken(), broken(), Page::new(SCRIPT)]);
+    plan(&home, "v2", 1000, &server.secret_url("/file"), &sum(SCRIPT));
+    let mut visor = home.supervise(FETCHES, &[]);
+    home.until_status("it says why", |s| note(s, "v2").contains("status 503 Service Unavailable; another try in 4 s"));
+    home.until_log("release v2 is ready");
+    let log = home.log();
+    for pause in ["1", "2", "4"] {
+        assert!(log.contains(&format!("status 503 Service Unavailable; another try in {pause} s")), "{log}");
+    }
+    assert!(!log.contains("secret"), "{log}");
+    visor.stop();
+}
+
+#[test]
+fn a_slow_index_that_comes_all_the_same_is_taken() {
+    let home = Home::new();
+    let server = Server::with(Page::new(SCRIPT));
+    let mut index = json!({"binaries": {"any": server.url("/file")}, "checksum": sum(SCRIPT)}).to_string();
+    // More than half a minute, at about twice the pace that is put up with.
+    index.push_str(&" ".repeat(66_000));
+    server.page("/index", Page::new(index.as_str()).drips(Duration::from_micros(450)));
+    let info = format!("{}?checksum={}", server.url("/index"), sum(&index));
+    home.put("upgrades/9/upgrade-info.json", json!({"name": "v2", "height": 9, "info": info}).to_string());
+    home.run(&[ONCE, &["upgrade", "prepare", "v2"]].concat()).code(0);
+    installed(&home, "v2", SCRIPT);
+}
+
+#[test]
+fn what_was_cut_short_long_ago_goes_on_where_it_stopped() {
+    let home = Home::new();
+    let file = large(300_000);
+    let server = Server::new();
+    let page = || Page::new(large(300_000)).ranges();
+    server.pages("/file", vec![page().cut(200_000), page()]);
+    let url = server.url("/file");
+    prepare(&home, ONCE, &url, &sum(&file)).code(1).one_error("ended");
+    let old = std::time::SystemTime::now() - Duration::from_hours(72);
+    home.put("staging/v9-0123456789abcdef.part", "old");
+    for part in parts(&home) {
+        File::options().write(true).open(part).unwrap().set_modified(old).unwrap();
+    }
+    prepare(&home, ONCE, &url, &sum(&file)).code(0);
+    // What nobody goes on with is gone.
+    installed(&home, "v2", &file);
+    assert_eq!(server.asked("/file")[1].from(), Some(200_000));
+}
+
+#[test]
+fn a_release_that_somebody_else_brings_meanwhile_is_not_claimed() {
+    let home = Home::new();
+    let server = Server::with(Page::new(large(1 << 20)).held(1 << 19));
+    let fetching = begin(prepare_command(&home, PLAIN, &server.url("/file"), &sum(large(1 << 20))));
+    until("half of it is there", || {
+        parts(&home).first().is_some_and(|part| fs::metadata(part).unwrap().len() == 1 << 19).then_some(())
+    });
+    let file = home.dir.join("mine");
+    fs::write(&file, SCRIPT).unwrap();
+    home.run(&["upgrade", "add", "v2", file.to_str().unwrap()]).code(0);
+    server.go_on();
+    let said = end(fetching).code(0);
+    assert!(said.err.contains("somebody else has brought it") && !said.err.contains("is there: 1MiB"), "{}", said.err);
+    installed(&home, "v2", SCRIPT);
 }
 
 #[test]

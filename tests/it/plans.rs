@@ -2,12 +2,13 @@
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::process::Command;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Home, Visor, kill, lives, tmpfs, until};
+use crate::support::{Home, Visor, kill, lives, said, tmpfs, until};
 
 /// The states of the plans that the status shows, as `name@height state`.
 fn plans(status: &Value) -> Vec<String> {
@@ -821,6 +822,80 @@ fn schedule_carries_url_and_checksum_into_the_plan() {
     let plan: Value = serde_json::from_str(&text).unwrap();
     let info = json!({"binaries": {"any": "https://example.com/v2"}, "checksum": sum, "description": "words"});
     assert_eq!(plan, json!({"name": "v2", "height": 60, "info": info}));
+}
+
+#[test]
+fn info_that_begins_as_json_is_json_and_no_description() {
+    let home = Home::new();
+    let before = home.tree();
+    for more in [&[][..], &["--url", "https://example.com/v2"]] {
+        let words = ["upgrade", "schedule", "v2", "60", "--info", r#"{"description": "x""#];
+        home.run(&[&words, more].concat()).code(2).one_error("--info begins as JSON and is none");
+    }
+    assert_eq!(home.tree(), before);
+}
+
+#[test]
+fn of_two_who_add_a_release_at_once_one_wins_whole() {
+    let home = Home::new();
+    for round in 0..5 {
+        let name = format!("v{round}");
+        let files: Vec<_> = (0..6u8)
+            .map(|n| {
+                let mut bytes = b"#!/bin/sh\n".to_vec();
+                bytes.resize(2 << 20, b'a' + n);
+                home.put(&format!("file{n}"), bytes)
+            })
+            .collect();
+        let add = |file: &PathBuf| {
+            let mut command = home.command(&["upgrade", "add", &name, file.to_str().unwrap()]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let children: Vec<_> = files.iter().map(add).collect();
+        let outputs: Vec<_> = children.into_iter().map(|child| child.wait_with_output().unwrap()).collect();
+        let won: Vec<usize> = (0..6).filter(|n| outputs[*n].status.success()).collect();
+        assert_eq!(won.len(), 1, "{outputs:?}");
+        for lost in outputs.iter().filter(|output| !output.status.success()) {
+            assert_eq!(lost.status.code(), Some(4), "{lost:?}");
+        }
+        let binary = home.own("upgrades").join(&name).join("bin/node");
+        assert!(fs::read(&binary).unwrap() == fs::read(&files[won[0]]).unwrap(), "it is not the winner's");
+        assert_eq!(fs::read_dir(binary.parent().unwrap()).unwrap().count(), 1, "{:?}", home.tree());
+    }
+}
+
+#[test]
+fn add_on_a_full_disk_leaves_nothing_behind() {
+    let home = Home::new();
+    let Some(_full) = tmpfs(&home.own("upgrades"), "256k") else { return };
+    let file = home.put("large", [b"#!/bin/sh\n".to_vec(), vec![b'x'; 1 << 20]].concat());
+    let before = home.tree();
+    let said = home.run(&["upgrade", "add", "v2", file.to_str().unwrap(), "--height", "100"]).code(1);
+    assert!(said.err.contains("No space left on device") && said.err.lines().count() == 1, "{said:?}");
+    assert_eq!(home.tree(), before);
+}
+
+#[test]
+fn a_binary_is_asked_for_its_version_in_a_directory_that_is_ours_alone() {
+    let home = Home::new();
+    let tmp = home.dir.join("tmp");
+    fs::create_dir(&tmp).unwrap();
+    fs::set_permissions(&tmp, Permissions::from_mode(0o1777)).unwrap();
+    home.script(
+        "v2",
+        "#!/bin/sh\necho \"$(stat -c '%a %n' .) $([ \"$PWD\" = \"$HOME\" ] && echo ours) ${HOME##*-}\"\n",
+    );
+    let mut names = Vec::new();
+    for _ in 0..2 {
+        let mut command = home.command(&["--set", "unsafe_skip_backup=true", "upgrade", "check", "v2", "--json"]);
+        command.env("TMPDIR", &tmp);
+        let told = said(command).json();
+        let words: Vec<String> = told["version"].as_str().unwrap().split(' ').map(str::to_owned).collect();
+        assert_eq!(words[..3], ["700", ".", "ours"]);
+        names.push(words[3].clone());
+    }
+    assert_ne!(names[0], names[1], "nobody is to know the name beforehand");
+    assert_eq!(fs::read_dir(&tmp).unwrap().count(), 0);
 }
 
 #[test]

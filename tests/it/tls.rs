@@ -203,6 +203,9 @@ fn a_release_comes_over_https_only_from_who_is_trusted_and_is_who_was_asked() {
     authority.server("good", "ec", "localhost");
     authority.server("other", "ec", "elsewhere.example");
     authority.certificate("own", "ec", &["-addext", "subjectAltName=DNS:localhost"]);
+    // As openssl makes them unless it is told otherwise.
+    let as_authority = "basicConstraints=critical,CA:TRUE";
+    authority.certificate("alone", "ec", &["-addext", "subjectAltName=DNS:localhost", "-addext", as_authority]);
     authority.dated("old", "20200101000000Z", "20210101000000Z");
     authority.dated("new", "20900101000000Z", "20910101000000Z");
     let once = &["--set", "unsafe_skip_backup=true", "--set", "download_retries=0"];
@@ -215,6 +218,7 @@ fn a_release_comes_over_https_only_from_who_is_trusted_and_is_who_was_asked() {
     for (certificate, why) in [
         ("other", "not valid for name"),
         ("own", "from nobody that this host trusts (UnknownIssuer)"),
+        ("alone", "is one of an authority, as self-signed ones mostly are"),
         ("old", "its certificate expired at 2021-01-01T00:00:00Z; this host's clock says"),
         ("new", "its certificate is valid from 2090-01-01T00:00:00Z on; this host's clock says"),
     ] {

@@ -1,6 +1,5 @@
 //! Makes batch plans: of words, and of the lists of a file.
 
-use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
@@ -11,9 +10,9 @@ use super::{count, lines};
 use crate::batch::{self, Batch, Row};
 use crate::error::{Error, OnFile, Result};
 use crate::home::Name;
-use crate::job::{batches, check};
+use crate::job::{batches, check, look};
 use crate::journal::{rfc3339, unix_now};
-use crate::plan::{self, Plan};
+use crate::plan::Plan;
 use crate::source::{Checksum, Hasher, Source, file_url};
 
 /// The upgrades that were read and what was said about them, or every error.
@@ -93,10 +92,7 @@ pub fn of_file(file: &Path) -> Listed {
     if !ends("json") && !ends("csv") {
         return Err(vec!["its name ends neither in .json nor in .csv".to_owned()]);
     }
-    let mut bytes = Vec::new();
-    File::open(file)
-        .and_then(|open| open.take(plan::MAX_BYTES + 1).read_to_end(&mut bytes))
-        .map_err(|e| vec![format!("cannot be read: {e}")])?;
+    let bytes = look::read_plan_bytes(file).map_err(|why| vec![why])?;
     if ends("json") {
         return batch::listed(&bytes);
     }
@@ -134,7 +130,7 @@ fn info_of_binary(file: &Path) -> std::result::Result<Value, String> {
 
 /// The checksum of a file.
 pub fn sum_of(path: &Path, mut hasher: Hasher) -> Result<Checksum> {
-    let mut file = File::open(path).on("read", path)?;
+    let (mut file, _) = check::plain_file(path).on("read", path)?;
     let mut chunk = vec![0; 64 << 10];
     loop {
         match file.read(&mut chunk).on("read", path)? {

@@ -12,21 +12,16 @@ use crate::home::{Home, Owner, Release};
 use crate::job::durable;
 
 /// Makes the tree the release. What the operator put into the release's directory beforehand (hooks, arguments) is kept and
-/// wins over what the tree brings.
-pub fn install(home: &Home, release: &Release, tree: &Path, owner: Owner) -> Result<()> {
+/// wins over what the tree brings. False: the release is there already, by somebody else.
+pub fn install(home: &Home, release: &Release, tree: &Path, owner: Owner) -> Result<bool> {
     let goal = home.release(release);
     let upgrades = home.upgrades();
     durable::make_dirs(&upgrades, 0o755, owner)?;
     give_all(tree, owner)?;
     loop {
-        match renameat_with(CWD, tree, CWD, &goal, RenameFlags::NOREPLACE) {
-            Ok(()) => return durable::sync_dir(&upgrades),
+        match durable::rename_new(tree, &goal) {
+            Ok(()) => return durable::sync_dir(&upgrades).map(|()| true),
             Err(Errno::EXIST | Errno::NOTEMPTY) => {}
-            // A file system that cannot promise to replace nothing; who else installs this release waits for its lock.
-            Err(Errno::INVAL | Errno::NOSYS) if goal.symlink_metadata().is_err() => {
-                fs::rename(tree, &goal).on("create", &goal)?;
-                return durable::sync_dir(&upgrades);
-            }
             Err(Errno::XDEV) => {
                 return Err(Error::failed(format!(
                     "{} lies on another file system than {}: a release moves there by one rename, so both must be on one",
@@ -38,12 +33,12 @@ pub fn install(home: &Home, release: &Release, tree: &Path, owner: Owner) -> Res
         }
         if home.binary(release).symlink_metadata().is_ok() {
             // Somebody else was faster.
-            return Ok(());
+            return Ok(false);
         }
         adopt(&goal, tree, owner)?;
         super::archive::sync(tree)?;
         match renameat_with(CWD, tree, CWD, &goal, RenameFlags::EXCHANGE) {
-            Ok(()) => return durable::sync_dir(&upgrades),
+            Ok(()) => return durable::sync_dir(&upgrades).map(|()| true),
             Err(Errno::NOENT) => {}
             Err(e) => {
                 let why = format!("cannot fill {}: {e}; move it away, with what is in it", goal.display());

@@ -86,39 +86,51 @@ pub struct Spec {
 pub enum Outcome {
     /// The release is there now: so many bytes came.
     Installed(u64),
+    /// It is there, and somebody else has brought it.
+    Present,
     /// What came was something else, and is gone. To try again would bring the same.
     WrongChecksum(String),
     /// What came is what it should be, and no release. To try again would bring the same.
     Unfit(String),
 }
 
-/// Told now and then while it goes on.
-pub type Tell<'a> = &'a mut dyn FnMut(Progress);
+/// What is told while it goes on.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sign {
+    /// How far it is; now and then.
+    Progress(Progress),
+    /// Why it has to be tried again, and when that is.
+    Retry(String),
+}
+
+/// Who is told.
+pub type Tell<'a> = &'a mut dyn FnMut(Sign);
 
 /// Fetches it. An error is for who tries again later.
 pub fn fetch(home: &Home, spec: &Spec, tell: Tell) -> Result<Outcome> {
     let binary = home.binary(&spec.release);
     match (binary.symlink_metadata(), binary.metadata()) {
-        (Ok(_), Ok(_)) => return Ok(Outcome::Installed(0)),
+        (Ok(_), Ok(_)) => return Ok(Outcome::Present),
         (Ok(_), Err(e)) => return Err(e).on("use what is there already,", &binary),
         (Err(_), _) => {}
     }
     let owner = home.owner().on("read", home.root())?;
     let staging = home.staging();
     durable::make_dirs(&staging, 0o700, owner)?;
-    clear_leftovers(&staging);
     let link = match &spec.source {
         Source::Binary(link) => link.clone(),
-        Source::Index(link) => match index(link, spec)? {
+        Source::Index(link) => match index(link, spec, tell)? {
             Ok(link) => link,
             Err(wrong) => return Ok(Outcome::WrongChecksum(wrong)),
         },
     };
-    link.trusted(spec.skip_checksum).map_err(Error::refused)?;
+    link.trusted(spec.skip_checksum).map_err(Error::usage)?;
     let mut part = Part::open(&staging, spec, &link, owner)?;
+    // What is gone on with is held by now, however old it is.
+    clear_leftovers(&staging);
     let outcome = bring(home, spec, &mut part, &link, tell);
     part.end();
-    if let Ok(Outcome::Installed(_)) = outcome {
+    if let Ok(Outcome::Installed(_) | Outcome::Present) = outcome {
         clear_rest(&staging, &spec.release);
     }
     outcome
@@ -127,26 +139,28 @@ pub fn fetch(home: &Home, spec: &Spec, tell: Tell) -> Result<Outcome> {
 /// Goes on with a part until it is a release.
 fn bring(home: &Home, spec: &Spec, part: &mut Part, link: &Link, tell: Tell) -> Result<Outcome> {
     // All of it may be there already.
-    if part.have == 0 || part.finish()?.is_some() {
-        loop {
-            obtain(part, link, spec.retries, tell)?;
-            let Some(sum) = part.finish()? else { break };
-            let resumed = part.resumed;
-            part.restart()?;
-            // Its first bytes may be of another time, or of a disk that failed: once more, from the beginning.
-            if !resumed {
-                return Ok(Outcome::WrongChecksum(wrong(link, &sum)));
-            }
-        }
+    if (part.have == 0 || part.finish()?.is_some())
+        && let Some(sum) = obtain(part, link, spec.retries, tell)?
+    {
+        return Ok(Outcome::WrongChecksum(wrong(link, &sum)));
     }
     let bytes = part.have;
-    let unfit = release(home, spec, part, link)?;
+    let made = release(home, spec, part, link)?;
     part.remove();
-    match unfit {
-        None => Ok(Outcome::Installed(bytes)),
-        Some(why) if part.checksum.is_some() => Ok(Outcome::Unfit(why)),
-        Some(why) => Err(Error::failed(why)),
+    match made {
+        Made::Here => Ok(Outcome::Installed(bytes)),
+        Made::ByOthers => Ok(Outcome::Present),
+        Made::Not(why) if part.checksum.is_some() => Ok(Outcome::Unfit(why)),
+        Made::Not(why) => Err(Error::failed(why)),
     }
+}
+
+/// What became of a file that has come.
+enum Made {
+    Here,
+    ByOthers,
+    /// It is no release, for this reason.
+    Not(String),
 }
 
 fn wrong(link: &Link, sum: &Checksum) -> String {
@@ -154,14 +168,15 @@ fn wrong(link: &Link, sum: &Checksum) -> String {
     format!("{link} is not what it should be: its checksum is {sum}, it should be {wanted}; it was removed")
 }
 
-/// Makes a release of a file that has come; tells why it is none.
-fn release(home: &Home, spec: &Spec, part: &mut Part, link: &Link) -> Result<Option<String>> {
+/// Makes a release of a file that has come.
+fn release(home: &Home, spec: &Spec, part: &mut Part, link: &Link) -> Result<Made> {
     let tree = part.path.with_extension("tree");
     remove_any(&tree)?;
     let made = match plant(part, link, &tree, home.binary_name()) {
-        Ok(()) => install::install(home, &spec.release, &tree, part.owner).map(|()| None),
+        Ok(()) => install::install(home, &spec.release, &tree, part.owner)
+            .map(|ours| if ours { Made::Here } else { Made::ByOthers }),
         Err(archive::Fault::Disk(error)) => Err(error),
-        Err(archive::Fault::Archive(why)) => Ok(Some(why)),
+        Err(archive::Fault::Archive(why)) => Ok(Made::Not(why)),
     };
     let removed = remove_any(&tree);
     removed.and(made)
@@ -456,10 +471,15 @@ fn about(link: &Link, why: &str) -> Error {
 }
 
 /// Tries as often as the operator wants, with growing pauses.
-fn with_retries<T>(link: &Link, retries: u32, mut attempt: impl FnMut() -> std::result::Result<T, Stop>) -> Result<T> {
+fn with_retries<T>(
+    link: &Link,
+    retries: u32,
+    tell: Tell,
+    mut attempt: impl FnMut(Tell) -> std::result::Result<T, Stop>,
+) -> Result<T> {
     let mut tried = 0;
     loop {
-        match attempt() {
+        match attempt(tell) {
             Ok(done) => return Ok(done),
             Err(Stop::Lasting(error)) => return Err(about(link, &error.message)),
             Err(Stop::Passing(why)) if tried >= retries => {
@@ -468,7 +488,7 @@ fn with_retries<T>(link: &Link, retries: u32, mut attempt: impl FnMut() -> std::
             }
             Err(Stop::Passing(why)) => {
                 let pause = Duration::from_secs(1 << tried.min(6)).min(PAUSE_MAX);
-                log::debug!("{}; another try in {} s", about(link, &why), pause.as_secs());
+                tell(Sign::Retry(format!("{}; another try in {} s", about(link, &why).message, pause.as_secs())));
                 std::thread::sleep(pause);
                 tried += 1;
             }
@@ -476,21 +496,40 @@ fn with_retries<T>(link: &Link, retries: u32, mut attempt: impl FnMut() -> std::
     }
 }
 
-/// Brings the whole file.
-fn obtain(part: &mut Part, link: &Link, retries: u32, tell: Tell) -> Result<()> {
+/// Brings the whole file; its checksum where that is wrong, and would be wrong again.
+fn obtain(part: &mut Part, link: &Link, retries: u32, tell: Tell) -> Result<Option<Checksum>> {
     match &link.place {
         Place::File(path) => {
             part.restart()?;
-            let (mut source, length) = plain_file(path)?;
+            let (mut source, meta) = check::plain_file(path).on("fetch", path)?;
+            let length = meta.len();
             let copied = part.takes(length).and_then(|()| copy(part, &mut source, Some(length), tell));
             copied.map_err(|stop| match stop {
                 Stop::Passing(why) => about(link, &why),
                 Stop::Lasting(error) => about(link, &error.message),
-            })
+            })?;
+            let sum = part.finish()?;
+            if sum.is_some() {
+                part.restart()?;
+            }
+            Ok(sum)
         }
         Place::Web(url) => {
             let web = Web::new().map_err(|fault| stopped(link, fault))?;
-            with_retries(link, retries, || from_web(part, &web, url, tell))
+            with_retries(link, retries, tell, |tell| {
+                loop {
+                    let doubt = from_web(part, &web, url, tell)?;
+                    let Some(sum) = part.finish()? else { return Ok(None) };
+                    let resumed = part.resumed;
+                    part.restart()?;
+                    match doubt {
+                        // Its first bytes may be of another time, or of a disk that failed: once more, from the beginning.
+                        _ if resumed => {}
+                        Some(doubt) => return Err(in_doubt(doubt, &sum)),
+                        None => return Ok(Some(sum)),
+                    }
+                }
+            })
         }
     }
 }
@@ -500,18 +539,8 @@ fn stopped(link: &Link, fault: Fault) -> Error {
     about(link, &why)
 }
 
-fn plain_file(path: &Path) -> Result<(File, u64)> {
-    // NONBLOCK: opening a FIFO must not wait for its writer.
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let file = File::options().read(true).custom_flags(flags).open(path).on("read", path)?;
-    let meta = file.metadata().on("read", path)?;
-    if !meta.is_file() {
-        return Err(Error::failed(format!("cannot fetch {}: it is no regular file", path.display())));
-    }
-    Ok((file, meta.len()))
-}
-
-fn from_web(part: &mut Part, web: &Web, url: &str, tell: Tell) -> std::result::Result<(), Stop> {
+/// One try; why what came may be something else than the file, if it may.
+fn from_web(part: &mut Part, web: &Web, url: &str, tell: Tell) -> std::result::Result<Option<&'static str>, Stop> {
     if part.have > 0 && part.checksum.is_none() && part.tag.is_none() {
         // Nobody could tell whether the two halves belong together.
         part.restart()?;
@@ -532,7 +561,21 @@ fn from_web(part: &mut Part, web: &Web, url: &str, tell: Tell) -> std::result::R
         part.takes(total)?;
     }
     part.tag = reply.tag;
-    copy(part, &mut { reply.body }, reply.total, tell)
+    copy(part, &mut { reply.body }, reply.total, tell)?;
+    Ok(doubt(part.have, reply.page, reply.total))
+}
+
+/// Why what came may be something else than the file for once, if it may: then a wrong checksum is no last word.
+fn doubt(have: u64, page: bool, total: Option<u64>) -> Option<&'static str> {
+    if have == 0 {
+        Some("nothing came")
+    } else if page {
+        Some("a web page came in its place")
+    } else if total.is_none() {
+        Some("it is cut short, or something else: the server does not say how long it is")
+    } else {
+        None
+    }
 }
 
 /// One try over this web to go on with a file that has begun: all of it, and its sum when that is not as it should be.
@@ -552,7 +595,7 @@ pub fn try_once(
     part.restart()?;
     part.add(begun.to_vec(), begun.len())?;
     part.tag = tag.map(str::to_owned);
-    with_retries(link, 0, || from_web(&mut part, web, url, &mut |_| ()))?;
+    with_retries(link, 0, &mut |_| (), |tell| from_web(&mut part, web, url, tell))?;
     let mut bytes = Vec::new();
     part.file.rewind().and_then(|()| part.file.read_to_end(&mut bytes)).on("read", &part.path)?;
     Ok((bytes, part.finish()?))
@@ -564,7 +607,7 @@ fn copy(part: &mut Part, from: &mut dyn Read, total: Option<u64>, tell: Tell) ->
     let mut pace = Pace::new(Instant::now());
     let mut told = None;
     let mut room_at = part.have;
-    tell(Progress { files: 0, bytes: part.have, of: total });
+    tell(Sign::Progress(Progress { files: 0, bytes: part.have, of: total }));
     loop {
         let n = match from.read(&mut chunk) {
             Ok(0) => break,
@@ -579,14 +622,14 @@ fn copy(part: &mut Part, from: &mut dyn Read, total: Option<u64>, tell: Tell) ->
         }
         if told.is_none_or(|told| now.duration_since(told) >= TELL_EVERY) {
             told = Some(now);
-            tell(Progress { files: 0, bytes: part.have, of: total });
+            tell(Sign::Progress(Progress { files: 0, bytes: part.have, of: total }));
         }
         if part.have >= room_at {
             room_at = part.have + ROOM_AGAIN;
             part.room(total.map_or(ROOM_AGAIN, |total| total.saturating_sub(part.have)))?;
         }
     }
-    tell(Progress { files: 0, bytes: part.have, of: total });
+    tell(Sign::Progress(Progress { files: 0, bytes: part.have, of: total }));
     match total {
         Some(total) if part.have != total => {
             let (have, total) = (show_size(part.have), show_size(total));
@@ -594,6 +637,10 @@ fn copy(part: &mut Part, from: &mut dyn Read, total: Option<u64>, tell: Tell) ->
         }
         Some(_) | None => Ok(()),
     }
+}
+
+fn in_doubt(doubt: &str, sum: &Checksum) -> Stop {
+    Stop::Passing(format!("{doubt} (what came has the checksum {sum})"))
 }
 
 /// Why a body ended before its time.
@@ -633,28 +680,37 @@ impl Pace {
 }
 
 /// What an index says; the inner error is that it is not the file that it should be.
-fn index(link: &Link, spec: &Spec) -> Result<std::result::Result<Link, String>> {
-    link.trusted(spec.skip_checksum).map_err(Error::refused)?;
+fn index(link: &Link, spec: &Spec, tell: Tell) -> Result<std::result::Result<Link, String>> {
+    link.trusted(spec.skip_checksum).map_err(Error::usage)?;
     let mut text = Vec::new();
     match &link.place {
         Place::File(path) => {
-            let (file, _) = plain_file(path)?;
+            let (file, _) = check::plain_file(path).on("fetch", path)?;
             file.take(INDEX_MAX + 1).read_to_end(&mut text).on("read", path)?;
         }
         Place::Web(url) => {
             let web = Web::new().map_err(|fault| stopped(link, fault))?;
-            text = with_retries(link, spec.retries, || {
+            text = with_retries(link, spec.retries, tell, |_| {
                 let mut text = Vec::new();
-                let mut body = web.get(url, 0, None)?.body.take(INDEX_MAX + 1);
+                let reply = web.get(url, 0, None)?;
+                let (page, total) = (reply.page, reply.total);
+                let mut body = reply.body.take(INDEX_MAX + 1);
                 let mut chunk = [0; 4096];
                 let mut pace = Pace::new(Instant::now());
                 loop {
-                    match body.read(&mut chunk) {
-                        Ok(0) => return Ok(text),
-                        Ok(n) => text.extend_from_slice(chunk.get(..n).unwrap_or_default()),
+                    let n = match body.read(&mut chunk) {
+                        Ok(0) => break,
+                        Ok(n) => n,
+                        Err(e) if e.kind() == ErrorKind::Interrupted => continue,
                         Err(e) => return Err(broken(e)),
-                    }
-                    pace.add(Instant::now(), 0).map_err(Stop::Passing)?;
+                    };
+                    text.extend_from_slice(chunk.get(..n).unwrap_or_default());
+                    pace.add(Instant::now(), n as u64).map_err(Stop::Passing)?;
+                }
+                let have = text.len() as u64;
+                match (other_sum(link, &text), doubt(have, page, total).filter(|_| have <= INDEX_MAX)) {
+                    (Some(sum), Some(doubt)) => Err(in_doubt(doubt, &sum)),
+                    _ => Ok(text),
                 }
             })?;
         }
@@ -665,15 +721,18 @@ fn index(link: &Link, spec: &Spec) -> Result<std::result::Result<Link, String>> 
             &format!("it is larger than {}, too large for a list of binaries", show_size(INDEX_MAX)),
         ));
     }
-    if let Some(wanted) = &link.checksum {
-        let mut hasher = wanted.hasher();
-        hasher.update(&text);
-        let sum = hasher.sum();
-        if sum != *wanted {
-            return Ok(Err(wrong(link, &sum)));
-        }
+    if let Some(sum) = other_sum(link, &text) {
+        return Ok(Err(wrong(link, &sum)));
     }
     Source::of_index(&text).map(Ok).map_err(|why| Error::failed(format!("{link} {why}")))
+}
+
+/// The checksum of what came, where it is not the one that it should have.
+fn other_sum(link: &Link, bytes: &[u8]) -> Option<Checksum> {
+    let wanted = link.checksum.as_ref()?;
+    let mut hasher = wanted.hasher();
+    hasher.update(bytes);
+    Some(hasher.sum()).filter(|sum| sum != wanted)
 }
 
 #[cfg(test)]

@@ -51,6 +51,8 @@ pub struct Reply {
     pub from: u64,
     /// How long the whole file is, where the server says so.
     pub total: Option<u64>,
+    /// Whether the server calls it a page, which is hardly ever a release and often an excuse.
+    pub page: bool,
     /// What the server calls this very content.
     pub tag: Option<String>,
     /// The rest.
@@ -143,7 +145,8 @@ fn judge(reply: Response<ureq::Body>, from: u64) -> Result<Reply, Fault> {
     // A weak name is for content that means the same; here it must be the same.
     let tag = text(headers, "etag", LINE_MAX).filter(|tag| !tag.starts_with("W/"));
     let tag = tag.or_else(|| text(headers, "last-modified", LINE_MAX));
-    Ok(Reply { from, total, tag, body: reply.into_body().into_reader() })
+    let page = text(headers, "content-type", LINE_MAX).is_some_and(|kind| kind.starts_with("text/html"));
+    Ok(Reply { from, total, page, tag, body: reply.into_body().into_reader() })
 }
 
 fn redirects(status: StatusCode) -> bool {

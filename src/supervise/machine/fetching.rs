@@ -26,6 +26,8 @@ pub(super) struct Fetching {
     from: String,
     began: Now,
     progress: Option<Progress>,
+    /// Why it has to be tried again, while it waits for that.
+    trouble: Option<String>,
     said: Now,
     /// Whether it was ended because nobody wants it any more.
     unwanted: bool,
@@ -145,6 +147,7 @@ impl Machine {
             from,
             began: now,
             progress: None,
+            trouble: None,
             said: now,
             unwanted: false,
         });
@@ -155,34 +158,41 @@ impl Machine {
 
     pub(super) fn fetch_progressed(&mut self, progress: Progress, out: &mut Vec<Effect>) {
         let Some(fetching) = &mut self.fetching else { return };
-        fetching.progress = Some(progress);
+        // What was there already when it began was downloaded before.
+        let before = fetching.progress.replace(progress).map_or(progress.bytes, |before| before.bytes);
+        self.counts.downloaded += progress.bytes.saturating_sub(before);
+        fetching.trouble = None;
         if self.now.saturating_sub(fetching.said) >= PROGRESS_LINE {
             fetching.said = self.now;
             say(out, Level::Info, format!("fetching release {}{}", fetching.release, shown(fetching)));
         }
     }
 
-    /// How much of the release under way is there.
-    pub(super) fn fetched_by_now(&self) -> u64 {
-        self.fetching.as_ref().and_then(|fetching| fetching.progress).map_or(0, |progress| progress.bytes)
+    /// It broke and is tried again. Told once where it goes on like that.
+    pub(super) fn fetch_troubled(&mut self, why: String, out: &mut Vec<Effect>) {
+        let Some(fetching) = &mut self.fetching else { return };
+        if !self.refused.contains_key(&fetching.digest) {
+            say(out, Level::Warn, format!("release {}: {why}", fetching.release));
+        }
+        fetching.trouble = Some(why);
     }
 
     pub(super) fn fetched(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
-        self.counts.downloaded += self.fetched_by_now();
         let Some(fetching) = self.fetching.take() else { return };
         let release = &fetching.release;
         match result {
-            Ok(Report::Fetched(Outcome::Installed(bytes))) => {
-                let took = show_duration(super::whole(self.now.saturating_sub(fetching.began)));
+            Ok(Report::Fetched(outcome @ (Outcome::Installed(_) | Outcome::Present))) => {
+                let from = if let Outcome::Installed(bytes) = outcome {
+                    let took = show_duration(super::whole(self.now.saturating_sub(fetching.began)));
+                    format!("{} from {} in {took}", show_size(bytes), fetching.from)
+                } else {
+                    "somebody else has brought it".to_owned()
+                };
                 // Where it is not seen nevertheless, it is not fetched again and again.
                 let again = Some(self.now + STAGE_PAUSE);
                 let why = "its release was fetched and is gone".to_owned();
                 self.refused.insert(fetching.digest, Refused { tries: 0, again, why });
-                say(
-                    out,
-                    Level::Info,
-                    format!("release {release} is there: {} from {} in {took}", show_size(bytes), fetching.from),
-                );
+                say(out, Level::Info, format!("release {release} is there: {from}"));
                 self.staged.remove(release);
                 self.stage_tries.remove(release);
                 self.ask_look(out);
@@ -216,8 +226,11 @@ impl Machine {
     }
 }
 
-/// `: 1.2MiB of 3.4MiB`.
+/// `: 1.2MiB of 3.4MiB`, or what is in its way.
 fn shown(fetching: &Fetching) -> String {
+    if let Some(why) = &fetching.trouble {
+        return format!(": {why}");
+    }
     match fetching.progress {
         None => String::new(),
         Some(Progress { bytes, of: Some(of), .. }) => format!(": {} of {}", show_size(bytes), show_size(of)),

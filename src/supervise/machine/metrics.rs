@@ -112,7 +112,7 @@ impl Machine {
             }),
             upgrading: self.journal.is_some(),
             plan_errors: self.survey.as_ref().map_or(0, |survey| survey.errors.len() as u64),
-            downloaded: self.counts.downloaded + self.fetched_by_now(),
+            downloaded: self.counts.downloaded,
             hold: self.held_for().map(str::to_owned),
             validator: validators.map(|validators| Validator {
                 rank: rank(&validators.set, &validators.own).map(|rank| rank as u64),

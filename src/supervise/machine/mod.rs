@@ -629,6 +629,7 @@ impl Machine {
             }
             Event::Note(Role::Step, Note::Progress(progress)) => self.progressed(progress, out),
             Event::Note(Role::Fetch, Note::Progress(progress)) => self.fetch_progressed(progress, out),
+            Event::Note(Role::Fetch, Note::Warning(why)) => self.fetch_troubled(why, out),
             Event::Note(Role::Hook, note) => self.hook_noted(note, out),
             Event::Note(_, note) => self.noted(note, out),
             Event::Executed => self.executed(out),
