@@ -137,6 +137,7 @@ impl Machine {
             return;
         };
         self.probing = Some(self.life.launched);
+        self.probed_last = Some(self.now);
         let addresses = node_args::addresses(
             &self.life.args,
             self.home.binary_name(),
@@ -153,6 +154,13 @@ impl Machine {
             remember_identity: !self.on_trial() || self.journal.as_ref().is_some_and(|j| j.proven),
         };
         self.start_job(Role::Probe, Job::Probe(spec), PROBE_TIME * count, out);
+    }
+
+    /// Somebody looks: what is shown the next time is to be no older than where a plan is far away.
+    pub(super) fn looked_at(&mut self) {
+        if let (Some(last), Some(at)) = (self.probed_last, self.probe_at) {
+            self.probe_at = Some(at.min(self.now.max(last + self.config.height_poll_interval)));
+        }
     }
 
     /// What to ask of the validator set: all of it in validator mode, what the proposers run only now and then; else once

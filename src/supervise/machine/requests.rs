@@ -80,6 +80,7 @@ impl Machine {
     pub(super) fn asked(&mut self, client: ClientId, request: Request, out: &mut Vec<Effect>) {
         match request {
             Request::Status => {
+                self.looked_at();
                 let status = self.status();
                 out.push(Effect::Reply(client, Reply::done(status)));
             }
