@@ -352,11 +352,11 @@ mod tests {
                 (0..25).for_each(|_| install_file(source, &path, 0o600, owner()).unwrap());
             };
             let threads: Vec<_> = sources.iter().map(|source| scope.spawn(move || write(source))).collect();
-            for thread in threads {
-                thread.join().unwrap();
-            }
+            // Whatever became of them, who looks must end.
+            let wrote: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
             done.store(true, Ordering::Relaxed);
             looks.join().unwrap();
+            assert!(wrote.iter().all(|wrote| wrote.is_ok()));
         });
         assert_eq!(folder.names(), 5);
     }
