@@ -353,6 +353,18 @@ fn a_release_that_is_missing_is_fetched_the_node_running_and_then_looked_at() {
 }
 
 #[test]
+fn only_what_comes_now_counts_as_downloaded() {
+    let mut drive = Drive::up(MAY_FETCH, vec![remote("v2", 1000)]);
+    // Some is there from before; more comes; it begins anew; all of it comes.
+    for (bytes, downloaded) in [(100, 0), (300, 200), (0, 200), (50, 250), (400, 600)] {
+        drive.feed(Event::Note(Role::Fetch, Note::Progress(Progress { files: 0, bytes, of: Some(400) })));
+        assert_eq!(drive.machine.counts.downloaded, downloaded, "at {bytes}");
+    }
+    drive.feed(fetched(Ok(fetch::Outcome::Installed(400))));
+    assert_eq!(drive.machine.counts.downloaded, 600);
+}
+
+#[test]
 fn a_release_is_fetched_only_where_that_is_allowed_and_said_how() {
     let drive = Drive::up(&[], vec![remote("v2", 100)]);
     assert!(drive.machine.fetching.is_none() && drive.machine.staging == Some(release("v2")));
