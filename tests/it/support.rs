@@ -409,7 +409,8 @@ impl Drop for Home {
         for pid in left.into_iter().filter(|pid| is_ours(*pid)) {
             kill(pid, Signal::KILL);
         }
-        for pid in self.holders() {
+        // What never had the lock, as under a script instead of us, is known by its command line.
+        for pid in self.holders().into_iter().chain(self.nodes()) {
             kill(pid, Signal::KILL);
         }
         if !failed {
