@@ -285,8 +285,8 @@ impl Machine {
             Duration::from_millis(200).saturating_mul(1 << self.life.unanswered.min(10).saturating_sub(1)).min(far)
         } else if self.journal.is_some() {
             far.min(Duration::from_secs(1))
-        } else if self.schedule.pending().next().is_none() {
-            // Nobody waits for a height: this is about health, and about metrics where they are written.
+        } else if self.schedule.pending().next().is_none() && !self.config.validator_mode {
+            // Nobody waits for a height, or may have to know what was signed last: this is about health, and about metrics where they are written.
             let written = self.config.metrics_textfile.as_ref().map(|_| self.config.metrics_interval);
             written.map_or(self.config.health_check_interval, |each| each.min(self.config.health_check_interval))
         } else {

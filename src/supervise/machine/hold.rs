@@ -14,7 +14,7 @@ use crate::journal::Journal;
 const BLOCK_PERIOD: Duration = Duration::from_secs(1);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How many blocks beyond the last one that this node told show that what it signed is decided.
+/// How many blocks beyond the last one that this node may have had show that what it signed is decided.
 const DECIDED_AFTER: u64 = 2;
 
 /// How often another node is asked for its head.
@@ -35,6 +35,7 @@ impl Machine {
     pub(super) fn hold(&mut self, out: &mut Vec<Effect>) -> bool {
         let Some(until) = self.held_until() else { return false };
         self.state = State::Held { until, why: Hold::Signed };
+        self.reached = None;
         if !self.config.reference_rpc.is_empty() && self.last_end.is_some_and(|(_, clean)| !clean) {
             self.reference_at = Some(self.now);
         }
@@ -55,7 +56,18 @@ impl Machine {
         }
     }
 
-    /// The chain is two blocks further than this node ever told: what it signed last is decided.
+    /// The block that this node may have had when it ended: the last one that it told, and as many as the chain has made
+    /// until then.
+    fn may_have_reached(&self) -> u64 {
+        let told = self.known.head.as_ref().map_or(0, |head| head.number);
+        let since = self.last_end.filter(|_| self.life.head.is_some());
+        let since = since.map_or(Duration::ZERO, |(ended, _)| ended.saturating_sub(self.life.progress));
+        let pace = self.life.block_time.unwrap_or(BLOCK_PERIOD).as_millis().max(1);
+        told.saturating_add(u64::try_from(since.as_millis().div_ceil(pace)).unwrap_or(u64::MAX))
+    }
+
+    /// The chain is two blocks further than this node may have been, and than the other one was in the beginning: what this
+    /// one signed last is decided.
     pub(super) fn reference_told(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
         let State::Held { until, why: Hold::Signed } = self.state else { return };
         self.reference_at = Some(self.now + REFERENCE_PAUSE).filter(|at| *at < until);
@@ -66,10 +78,13 @@ impl Machine {
                 return self.tell_once("reference", &format!("DAEMON_REFERENCE_RPC does not answer: {why}"), out);
             }
         };
-        let last = self.known.head.as_ref().map_or(0, |head| head.number);
-        if head >= last.saturating_add(DECIDED_AFTER) {
+        // What this node told last may be old, or of a supervisor that was killed since: the other's first word counts too.
+        let reached = self.reached.unwrap_or_else(|| self.may_have_reached().max(head));
+        self.reached = Some(reached);
+        if head >= reached.saturating_add(DECIDED_AFTER) {
             self.reference_at = None;
-            say(out, Level::Info, format!("the chain is at {head}, this node stopped at {last}: the hold is over"));
+            let text = format!("the chain is at {head}, this node stopped at {reached} at most: the hold is over");
+            say(out, Level::Info, text);
             // Whatever its end was, it is decided now.
             self.last_end = None;
             self.go(out);

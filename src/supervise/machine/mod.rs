@@ -449,6 +449,8 @@ pub struct Machine {
     prune_at: Option<Now>,
     /// When another node of the chain is asked whether a start must be held any longer.
     reference_at: Option<Now>,
+    /// The block that this node may have had when it ended, once the other one was heard in this hold.
+    reached: Option<u64>,
     /// When the last node ended and whether it did so cleanly, or what changed since makes that worthless.
     last_end: Option<(Now, bool)>,
     wishes: Vec<(ClientId, Wish)>,
@@ -565,6 +567,7 @@ impl Machine {
             trim: trim::Trim::default(),
             prune_at: None,
             reference_at: None,
+            reached: None,
             last_end: None,
             wishes: Vec::new(),
             error: None,

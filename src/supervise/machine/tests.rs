@@ -1052,13 +1052,34 @@ fn a_long_hold_ends_when_another_node_shows_that_the_chain_has_gone_on() {
         matches!(drive.machine.state, State::Held { .. }) && short(&effects).contains("start:Reference"),
         "{effects:?}"
     );
-    for still in [told(Ok(51)), told(Err("no answer"))] {
+    for still in [told(Ok(50)), told(Ok(51)), told(Err("no answer"))] {
         drive.feed(still);
         assert!(matches!(drive.machine.state, State::Held { .. }));
         drive.now += Duration::from_secs(1);
         assert!(short(&drive.feed(Event::Tick)).contains("start:Reference"), "it is asked again");
     }
     assert!(short(&drive.feed(told(Ok(52)))).contains("launch"));
+    // What the node told last may be old: the chain has made 20 blocks since, at the pace that is usual, of which it may
+    // have had all, or those that the other one has by then.
+    for (first, over) in [(75, 77), (60, 72), (0, 72)] {
+        let mut drive = Drive::up(&set, Vec::new()).all([probed(50)]).after(20);
+        drive = drive.all([Event::Ended(Exit::Signal(9))]).after(1);
+        for head in [first, over - 1] {
+            drive.feed(told(Ok(head)));
+            assert!(matches!(drive.machine.state, State::Held { .. }), "{first} {head}");
+        }
+        assert!(short(&drive.feed(told(Ok(over)))).contains("launch"), "{first} {over}");
+    }
+    // A supervisor that begins knows nothing of what its node did after it was asked last.
+    let known = Known { head: Some(Head { number: 50, seen: 0, release: release("genesis") }), ..Known::default() };
+    let mut drive = Drive::new(&set).all([Event::Booted]);
+    drive.feed(surveyed(Survey { known, ..survey("genesis", None, Vec::new()) }));
+    drive.feed(Event::Tick);
+    for head in [90, 91] {
+        drive.feed(told(Ok(head)));
+        assert!(matches!(drive.machine.state, State::Held { .. }), "{:?}", drive.machine.state);
+    }
+    assert!(short(&drive.feed(told(Ok(92)))).contains("launch"));
     // Without one, or where it never answers, the hold ends by itself.
     let mut drive = Drive::up(&set, Vec::new()).all([probed(50), Event::Ended(Exit::Signal(9))]).after(1);
     drive.feed(told(Err("no answer")));
