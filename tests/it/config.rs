@@ -357,8 +357,8 @@ fn cosmovisors(home: &Home) {
     symlink("upgrades/v2", own.join("current")).unwrap();
     let text = format!(
         "daemon_home = {:?}\ndaemon_name = 'simd'\ndaemon_allow_download_binaries = true\n\
-         daemon_download_must_have_checksum = true\ndaemon_restart_after_upgrade = true\ndaemon_restart_delay = '5s'\n\
-         daemon_shutdown_grace = '0s'\ndaemon_poll_interval = '300ms'\nunsafe_skip_backup = false\n\
+         daemon_download_must_have_checksum = true\ndaemon_restart_after_upgrade = true\ndaemon_restart_delay = 5000000000\n\
+         daemon_shutdown_grace = 0\ndaemon_poll_interval = 300000000\nunsafe_skip_backup = false\n\
          daemon_data_backup_dir = {:?}\ndaemon_preupgrade_max_retries = 3\ndaemon_grpc_address = 'localhost:9090'\n\
          cosmovisor_disable_logs = false\ncosmovisor_color_logs = true\ncosmovisor_timeformat_logs = 'kitchen'\n\
          cosmovisor_custom_preupgrade = 'hook.sh'\ncosmovisor_disable_recase = false\nsomething_else = 1\n",
@@ -453,6 +453,8 @@ fn a_value_that_cannot_be_taken_over_is_told_and_nothing_is_changed() {
     fs::create_dir_all(theirs.parent().unwrap()).unwrap();
     for (text, part) in [
         ("daemon_name = 'ok'\ndaemon_restart_delay = '1.5s'\n", "DAEMON_RESTART_DELAY: \"1.5s\" (file "),
+        ("daemon_name = 'ok'\ndaemon_poll_interval = 300\n", "DAEMON_POLL_INTERVAL: \"0\" (file "),
+        ("daemon_name = 'ok'\ndaemon_poll_interval = -5\n", "DAEMON_POLL_INTERVAL: \"-5\" (file "),
         ("daemon_name = 'ok'\ndaemon_poll_interval = 5.5\n", "daemon_poll_interval (file "),
         ("not toml\n", "cosmovisor/config.toml, line 1: not TOML"),
     ] {
@@ -474,9 +476,14 @@ fn a_file_of_cosmovisors_that_was_moved_to_ours_is_put_right() {
     home.run(&["config", "validate"]).code(2);
     let told = home.run(&["config", "migrate"]).code(0).out;
     assert!(told.contains("daemon_grpc_address: removed from"), "{told}");
+    assert!(told.contains("daemon_restart_delay: \"5s\", from the nanoseconds in "), "{told}");
     home.run(&["config", "validate"]).code(0);
     let gone = new_lines(&before, &config(&home));
-    assert_eq!(gone.len(), 3, "{gone:?}");
+    assert_eq!(gone.len(), 5, "{gone:?}");
+    let mut put = new_lines(&config(&home), &before);
+    put.retain(|line| !line.starts_with('#'));
+    put.sort();
+    assert_eq!(put, ["daemon_poll_interval = \"300ms\"", "daemon_restart_delay = \"5s\""]);
 }
 
 // ---- completions --------------------------------------------------------------------------------

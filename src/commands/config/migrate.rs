@@ -5,10 +5,15 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use toml_edit::Document;
 
 use super::Changed;
 use super::edit::{Target, taken, text_of};
-use crate::config::{Config, SETTINGS, Setting, Sources, by_name, duration, file, read, remedy, resolve_as};
+use crate::config::{
+    Config, SETTINGS, Setting, Sources, by_name, duration, file, read, remedy, resolve_as, show_duration,
+};
 use crate::error::{Error, OnFile, Result, printable};
 use crate::home::{Home, Name, Owner, Release};
 use crate::job::durable;
@@ -58,6 +63,10 @@ const THEIRS: &[(&str, Kin)] = &[
     ("COSMOVISOR_CUSTOM_PREUPGRADE", Kin::Other("here a relative path lies in wemixvisor/")),
     ("COSMOVISOR_DISABLE_RECASE", Kin::Nothing("names of upgrades keep their case")),
 ];
+
+/// Their times. In their file a whole number is one of nanoseconds, and so are all that their `init` writes (Go's
+/// `time.Duration`).
+const TIMES: [&str; 3] = ["daemon_restart_delay", "daemon_shutdown_grace", "daemon_poll_interval"];
 
 /// A value that was said to cosmovisor.
 struct Said {
@@ -123,6 +132,14 @@ pub fn migrate(sources: &Sources) -> Result<Changed> {
         if foreign && let Some(without) = file::unset(&document, &key) {
             lines.push(format!("{key}: removed from {}: {}", target.path.display(), why(variable, kin)));
             text = without;
+        }
+    }
+    for key in TIMES {
+        let document = file::parse(&text, &target.path).map_err(Error::usage)?;
+        // Nothing of ours is written without a unit.
+        if let Some(time) = in_nanoseconds(&document, key).filter(|time| time != "0") {
+            lines.push(format!("{key}: {time:?}, from the nanoseconds in {}", target.path.display()));
+            text = file::set(&document, key, &file::literal(&time));
         }
     }
     if !problems.is_empty() {
@@ -192,7 +209,8 @@ fn said(sources: &Sources, path: &Path) -> Result<(Vec<Said>, Vec<String>)> {
                 path.display()
             )));
         }
-        let in_file = text_of(&document, &key).map(|text| (text, format!("file {}", path.display())));
+        let text = in_nanoseconds(&document, &key).or_else(|| text_of(&document, &key));
+        let in_file = text.map(|text| (text, format!("file {}", path.display())));
         let in_env = sources.env.iter().find(|(name, text)| name == variable && !text.is_empty());
         let in_env = in_env.map(|(_, text)| (text.clone(), format!("variable {variable}")));
         // That a variable says where the home is needs no word.
@@ -203,6 +221,12 @@ fn said(sources: &Sources, path: &Path) -> Result<(Vec<Said>, Vec<String>)> {
     }
     let known = |key: &str| THEIRS.iter().any(|(variable, _)| variable.eq_ignore_ascii_case(key));
     Ok((all, document.iter().map(|(key, _)| key.to_owned()).filter(|key| !known(key)).collect()))
+}
+
+/// One of their times that is a whole number, as it is said here.
+fn in_nanoseconds(document: &Document<&str>, key: &str) -> Option<String> {
+    let nanoseconds = document.get(key).filter(|_| TIMES.contains(&key))?.as_integer()?;
+    Some(show_duration(Duration::from_nanos(u64::try_from(nanoseconds).ok()?)))
 }
 
 /// What becomes of a value.
