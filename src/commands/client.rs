@@ -22,6 +22,9 @@ const ANSWER_TIME: Duration = Duration::from_secs(15);
 /// The same where the node is asked: one that does not answer is not waited for.
 const HEAD_TIME: Duration = Duration::from_secs(5);
 
+/// What to do where the socket is for others.
+const PERMISSION: &str = ": do it as root, or as the owner of the home";
+
 /// The pid of who supervises this home, while its lock is held.
 pub fn supervisor(home: &Home) -> Option<u32> {
     let lock = File::open(home.lock()).ok()?;
@@ -68,7 +71,8 @@ pub fn ask(home: &Home, request: &Request) -> Result<Option<Value>> {
                 | ErrorKind::UnexpectedEof
         );
         if !gone || (asked && patience.is_none()) {
-            return Err(error).on("hear the supervisor at", &path);
+            let remedy = if error.kind() == ErrorKind::PermissionDenied { PERMISSION } else { "" };
+            return Err(format!("{error}{remedy}")).on("hear the supervisor at", &path);
         }
         if supervisor(home).is_none() {
             return Ok(None);

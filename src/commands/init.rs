@@ -66,6 +66,8 @@ pub fn init(context: &Context, binary: Option<&Path>) -> Result<()> {
     let genesis = home.binary(&Release::Genesis);
     let next = if genesis.exists() {
         "`wemixvisor run NODE-ARGS…` starts the node".to_owned()
+    } else if home.root().join("cosmovisor").is_dir() {
+        "`wemixvisor config migrate` takes over what cosmovisor was told, and lists what is left to do".to_owned()
     } else {
         format!("put the node's binary at {}", genesis.display())
     };

@@ -16,6 +16,7 @@ use crate::home::Home;
 use crate::job::shim::{last_lines, read_record};
 use crate::job::{self, Flags, check, clear, durable, look};
 use crate::journal::{Last, rfc3339, unix_now};
+use crate::node_args;
 use crate::proc;
 use crate::supervise::control::Request;
 use crate::supervise::{self, Setup, notify};
@@ -61,6 +62,9 @@ fn supervise(context: Context, args: Vec<String>, background: bool) -> Result<Ex
         // Their values may be secrets.
         log::warn!("the node takes these variables of the environment for flags: {}", as_flags.join(", "));
     }
+    for caution in cautions(&home, &args) {
+        log::warn!("{caution}");
+    }
     let metrics = context.config.metrics_textfile.clone().map(|file| {
         let backup = job::backup::Spec::new(&context.config, &home, &args);
         job::metrics::Spec { file, live: None, backup }
@@ -74,7 +78,9 @@ fn supervise(context: Context, args: Vec<String>, background: bool) -> Result<Ex
     }
     drop(held);
     if leave.code != 0 {
-        let lines = log_file.map(|path| last_lines(&path, LAST_LINES)).unwrap_or_default();
+        // Of a node that failed; else they would be an earlier one's.
+        let failed = log_file.filter(|_| leave.code == Code::Node as u8);
+        let lines = failed.map(|path| last_lines(&path, LAST_LINES)).unwrap_or_default();
         for line in &lines {
             log::error!("the node's last lines: {line}");
         }
@@ -93,6 +99,32 @@ fn supervise(context: Context, args: Vec<String>, background: bool) -> Result<Ex
 fn check_node(home: &Home) -> Result<()> {
     let release = home.current_release().map_err(Error::refused)?;
     check::executable(&home.binary(&release)).map_err(Error::usage)
+}
+
+/// What goes well here and now, and not when the node is started in another way.
+fn cautions(home: &Home, args: &[String]) -> Vec<String> {
+    let mut all = Vec::new();
+    if rustix::process::geteuid().is_root()
+        && let Ok(owner) = home.owner()
+        && owner.uid != 0
+    {
+        all.push(format!(
+            "the node runs as root, and what it makes is root's: uid {}, who owns {}, may not be able to run it any more; start it as that user (its unit does)",
+            owner.uid,
+            home.root().display()
+        ));
+    }
+    if let Some(dir) = node_args::data_dir(args).filter(|dir| dir.is_relative())
+        && let Ok(here) = std::path::absolute(&dir)
+        && here != home.root().join(&dir)
+    {
+        all.push(format!(
+            "--datadir {} is {} here, and another directory where the node is started elsewhere: give the whole path",
+            dir.display(),
+            here.display()
+        ));
+    }
+    all
 }
 
 /// Becomes the only supervisor of this home.
@@ -185,6 +217,7 @@ pub fn start(context: &Context, args: Vec<String>) -> Result<ExitCode> {
         }
         (true, true, None) => args,
     };
+    cautions(home, &args).iter().for_each(|caution| context.note(&format!("warning: {caution}")));
     let owner = home.owner().on("read", home.root())?;
     let log = home.own_log();
     durable::make_dirs(&home.root().join("logs"), 0o755, owner)?;

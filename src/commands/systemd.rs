@@ -26,6 +26,14 @@ pub fn systemd(context: &Context) -> Result<()> {
     if !program.exists() {
         return Err(Error::failed(format!("{} is gone: this program was replaced; run it again", program.display())));
     }
+    if let (Arguments::OfLastRun(words), None) = (&args, &config.data_dir)
+        && let Some(dir) = node_args::data_dir(words).filter(|dir| dir.is_relative())
+    {
+        return Err(Error::refused(format!(
+            "the node ran with --datadir {dir}, which is another directory under a unit: give it the whole path (`wemixvisor restart -- …`, or node_args in config.toml) first",
+            dir = dir.display()
+        )));
+    }
     let places = Places::of(config, home, args.words());
     let mut unit = Vec::new();
     let mut say = |line: String| unit.push(line);
@@ -46,7 +54,8 @@ pub fn systemd(context: &Context) -> Result<()> {
     say(format!("User={}", name_of(owner.uid, "/etc/passwd")));
     say(format!("Group={}", name_of(owner.gid, "/etc/group")));
     say(format!("WorkingDirectory={}", specifier(&home.root().to_string_lossy())));
-    variables(context, &settings)?.into_iter().for_each(&mut say);
+    let config_file = config_file(context)?;
+    variables(context, &settings, config_file.as_deref()).into_iter().for_each(&mut say);
     match args {
         Arguments::OfConfig(_) => say("# The node's arguments: node_args of config.toml.".to_owned()),
         Arguments::OfLastRun(_) => say("# The node's arguments: those of the last run.".to_owned()),
@@ -73,7 +82,7 @@ pub fn systemd(context: &Context) -> Result<()> {
     say("OOMPolicy=continue".to_owned());
     say("LimitNOFILE=1048576".to_owned());
     say("\nNoNewPrivileges=yes".to_owned());
-    places.hardening(&program, config).into_iter().for_each(&mut say);
+    places.hardening(&program, config, config_file.as_deref()).into_iter().for_each(&mut say);
     if owner.uid != 0 {
         say("CapabilityBoundingSet=".to_owned());
     }
@@ -134,15 +143,10 @@ impl Arguments {
 }
 
 /// The settings that only who typed this had said: files are read again, variables and flags are not.
-fn variables(context: &Context, settings: &Settings) -> Result<Vec<String>> {
+fn variables(context: &Context, settings: &Settings, config_file: Option<&Path>) -> Vec<String> {
     let line = |name: &str, value: &str| format!("Environment={}", quoted(&format!("{name}={value}")));
     let mut lines = vec![line("DAEMON_HOME", &context.home.root().to_string_lossy())];
-    let typed = context.flags.config_file.clone();
-    let file = typed.or_else(|| std::env::var_os("DAEMON_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
-    if let Some(file) = file {
-        let file = std::path::absolute(&file).on("find", &file)?;
-        lines.push(line("DAEMON_CONFIG", &file.to_string_lossy()));
-    }
+    lines.extend(config_file.map(|file| line("DAEMON_CONFIG", &file.to_string_lossy())));
     let said = settings.values.iter().filter(|one| matches!(one.origin, Origin::Variable(_) | Origin::Flag(_)));
     for one in said.filter(|one| one.key != "daemon_home" && !one.value.is_empty()) {
         let name = one.key.to_ascii_uppercase();
@@ -152,7 +156,14 @@ fn variables(context: &Context, settings: &Settings) -> Result<Vec<String>> {
             line(&name, &one.value)
         });
     }
-    Ok(lines)
+    lines
+}
+
+/// The file of settings that was named, if one was.
+fn config_file(context: &Context) -> Result<Option<PathBuf>> {
+    let typed = context.flags.config_file.clone();
+    let file = typed.or_else(|| std::env::var_os("DAEMON_CONFIG").filter(|path| !path.is_empty()).map(PathBuf::from));
+    file.map(|file| std::path::absolute(&file).on("find", &file)).transpose()
 }
 
 /// Whether one of these addresses is a URL with `user:password@`.
@@ -179,7 +190,8 @@ impl Places<'_> {
         let ancient = node_args::value(args, "datadir.ancient").map(Path::new).filter(|path| path.is_absolute());
         linked.extend(ancient.map(whole));
         let named = node_args::ipc_paths(args, home.binary_name());
-        let files = [config.log_file.as_ref(), config.metrics_textfile.as_ref(), named.first()];
+        let node_log = node_args::value(args, "log.file").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let files = [config.log_file.as_ref(), config.metrics_textfile.as_ref(), named.first(), node_log.as_ref()];
         let dirs = files.into_iter().flatten().filter_map(|file| Some(whole(file.parent()?)));
         let mut others: Vec<PathBuf> = dirs.filter(|dir| !linked.iter().any(|one| dir.starts_with(one))).collect();
         linked.sort();
@@ -190,10 +202,14 @@ impl Places<'_> {
     }
 
     /// What may be written to, and where the rest is out of sight.
-    fn hardening(&self, program: &Path, config: &Config) -> Vec<String> {
-        let commands = [config.custom_preupgrade.as_deref(), config.event_command.as_deref(), Some(program)];
+    fn hardening(&self, program: &Path, config: &Config, config_file: Option<&Path>) -> Vec<String> {
+        let commands =
+            [config.custom_preupgrade.as_deref(), config.event_command.as_deref(), Some(program), config_file];
         let used = self.linked.iter().chain(&self.others).map(PathBuf::as_path).chain(commands.into_iter().flatten());
-        let used: Vec<&Path> = used.collect();
+        // What the node is told to read: its keys, its own settings.
+        let words = self.args.iter().map(|word| word.split_once('=').map_or(word.as_str(), |(_, value)| value));
+        let named = words.map(Path::new).filter(|word| word.is_absolute());
+        let used: Vec<&Path> = used.chain(named).collect();
         let lies_below = |dirs: &[&str]| used.iter().any(|path| dirs.iter().any(|dir| path.starts_with(dir)));
         let mut lines = Vec::new();
         let writable = one_a_device(&self.linked);

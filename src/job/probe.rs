@@ -1,7 +1,7 @@
 //! Asks the node where it is and who it is. An answer counts only when it comes from this node: who listens must be
 //! among those that hold `data.lock`. What was learnt goes into `state.json` (unsynced: an older one is safe).
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -38,7 +38,7 @@ pub struct Probed {
     /// The address that answered.
     pub address: String,
     /// How long its first answer took.
-    pub latency_ms: u64,
+    pub latency: Duration,
     /// Why the answer counts for nothing, if so: who answered cannot be shown to be this node.
     pub foreign: Option<String>,
     /// The highest block.
@@ -85,9 +85,9 @@ fn ask(home: &Home, address: &Address, spec: &Spec) -> std::result::Result<Probe
     let mut client = Client::connect(address)?;
     let head = client.call("eth_blockNumber", json!([]))?;
     let head = quantity(&head).ok_or_else(|| Failure::Silent("eth_blockNumber gave no number".to_owned()))?;
-    let latency_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    let latency = began.elapsed();
     let foreign = stranger(home, address, &client);
-    let mut probed = Probed { address: address.to_string(), latency_ms, foreign, head, ..Probed::default() };
+    let mut probed = Probed { address: address.to_string(), latency, foreign, head, ..Probed::default() };
     if probed.foreign.is_some() {
         return Ok(probed);
     }

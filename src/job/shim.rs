@@ -320,7 +320,7 @@ fn guard(home: &Home, data_dir: &Path) -> Result<()> {
     match known.head {
         Some(head) if head.number > 0 && empty => Err(Error::refused(format!(
             "{} is empty, but this node was at block {}: is its disk not mounted? (if it is meant to be empty: --set allow_empty_data=true)",
-            data_dir.display(),
+            std::path::absolute(data_dir).unwrap_or_else(|_| data_dir.to_owned()).display(),
             head.number
         ))),
         Some(_) | None => Ok(()),

@@ -196,6 +196,46 @@ fn start_of_a_node_that_dies_before_it_is_up_says_why_with_its_last_lines() {
 }
 
 #[test]
+fn a_start_that_is_refused_shows_no_lines_of_an_earlier_run() {
+    let home = Home::new();
+    start(&home, &[], &[]).code(0);
+    until("the node was at a block", || {
+        home.run(&["status", "--json"]).json()["height"].as_u64().filter(|height| *height > 1)
+    });
+    home.run(&["stop"]).code(0);
+    fs::remove_dir_all(home.datadir()).unwrap();
+    let said = start(&home, &[], &[]).code(4);
+    assert!(said.err.contains("is its disk not mounted?") && !said.err.contains("MOCK"), "{said:?}");
+}
+
+#[test]
+fn a_node_that_root_starts_in_a_home_of_somebody_else_is_warned_of_and_that_one_is_told_whose_it_is() {
+    let home = Home::new();
+    let chown = |owner: &str| {
+        let mut command = std::process::Command::new("chown");
+        command.args(["-R", owner]).arg(&home.dir).stderr(std::process::Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if !chown("4242:4242") {
+        eprintln!("SKIPPED: only root can give a home away");
+        return;
+    }
+    let said = start(&home, &[], &[]).code(0);
+    assert!(said.err.contains("warning: the node runs as root, ") && said.err.contains("uid 4242"), "{said:?}");
+    // Neither root nor the owner may speak to it, and is told who may.
+    let user = ["setpriv", "--reuid=4343", "--regid=4343", "--clear-groups"];
+    for words in [&["status"][..], &["stop"], &["upgrade", "list"]] {
+        let said = crate::support::said(crate::support::under(&user, &home.command(words)));
+        assert!(said.code != 0 && said.err.contains("do it as root, or as the owner of the home"), "{said:?}");
+    }
+    home.run(&["stop"]).code(0);
+    assert!(chown("0:0"));
+    let said = start(&home, &[], &[]).code(0);
+    assert!(!said.err.contains("warning: the node runs as root"), "{said:?}");
+    home.run(&["stop"]).code(0);
+}
+
+#[test]
 fn start_says_so_when_the_binary_cannot_be_executed() {
     let home = Home::new();
     fs::remove_file(home.own("genesis/bin/node")).unwrap();

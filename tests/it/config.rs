@@ -576,8 +576,9 @@ fn bash_completes_commands_settings_and_the_homes_names() {
     }
     let (home, path) = with_names();
     let ask = |line: &str| {
-        // Words as bash takes a line apart: = stands alone.
-        let words: Vec<String> = line.replace('=', " = ").split(' ').map(|word| format!("'{word}'")).collect();
+        // Words as bash takes a line apart: = and : stand alone.
+        let apart = line.replace('=', " = ").replace(':', " : ");
+        let words: Vec<String> = apart.split(' ').map(|word| format!("$'{}'", word.replace('\'', "\\'"))).collect();
         let script = format!(
             "eval \"$(wemixvisor completions bash)\"; COMP_WORDS=({}); COMP_CWORD={}; _wemixvisor; \
              [ ${{#COMPREPLY[@]}} = 0 ] || printf '%s\\n' \"${{COMPREPLY[@]}}\"",
@@ -592,12 +593,18 @@ fn bash_completes_commands_settings_and_the_homes_names() {
     // Behind = only what follows it is bash's to put in.
     assert_eq!(ask("wemixvisor --set validator_mode=t"), ["true"]);
     assert_eq!(ask("wemixvisor --auto-restart=f"), ["false"]);
+    assert_eq!(ask("wemixvisor --set rpc_address=http://127.0.0.1:8545 upgrade sch"), ["schedule"]);
     // Files are bash's own affair.
     assert_eq!(ask("wemixvisor init bi"), ["bin"]);
     assert_eq!(ask("wemixvisor --home=bi"), ["bin"]);
     // Of another home.
     let other = home.dir.join("nobody");
     assert_eq!(ask(&format!("wemixvisor --home {} upgrade show ", other.display())), Vec::<String>::new());
+    // In quotes, as a name with a space has to be.
+    for quote in ['\'', '"'] {
+        let line = format!("wemixvisor --home {quote}{}{quote} upgrade now v2.1", home.root().display());
+        assert_eq!(ask(&line), ["v2.1.0"]);
+    }
 }
 
 #[test]
@@ -608,6 +615,16 @@ fn fish_completes_the_same() {
     let (home, path) = with_names();
     for (line, words) in LINES {
         let script = format!("wemixvisor completions fish | source; complete -C '{line}'");
+        assert_eq!(offered(&home, &path, &["fish", "--no-config", "-c"], &script), *words, "{line}");
+    }
+    fs::create_dir(home.dir.join("binaries")).unwrap();
+    for (line, words) in [
+        ("wemixvisor init bin", &["bin/", "binaries/"][..]),
+        ("wemixvisor init ~/bina", &["~/binaries/"]),
+        ("wemixvisor --config=bina", &["--config=binaries/"]),
+        ("wemixvisor --home bina", &["binaries/"]),
+    ] {
+        let script = format!("set -gx HOME $PWD; wemixvisor completions fish | source; complete -C '{line}'");
         assert_eq!(offered(&home, &path, &["fish", "--no-config", "-c"], &script), *words, "{line}");
     }
 }

@@ -468,6 +468,52 @@ fn the_unit_has_the_arguments_of_the_last_run_unless_the_configuration_has_some(
 }
 
 #[test]
+fn the_unit_leaves_in_sight_what_the_node_and_the_supervisor_are_told_to_read() {
+    // The tests' own homes lie where others write: this needs places that are not there.
+    let home = Home::new();
+    let of = |ours: &[&str], args: &str| {
+        let text = format!("node_args = [\"--datadir\", \"/wv-nowhere/d\"{args}]\n");
+        fs::write(home.own("config.toml"), text).unwrap();
+        let far = ["--set", "data_dir=/wv-nowhere/d", "--set", "data_backup_dir=/wv-nowhere/b"];
+        unit(&home.run(&[&far, ours, &["systemd"]].concat()).code(0))
+    };
+    assert_eq!(of(&[], "")["ProtectHome"], ["yes"]);
+    for args in
+        [r#", "--nodekey", "/root/key""#, r#", "--keystore=/home/me/keys""#, r#", "--password", "/run/user/1/p""#]
+    {
+        assert_ne!(of(&[], args)["ProtectHome"], ["yes"], "{args}");
+    }
+    assert_eq!(of(&[], r#", "--extradata", "x=/root/no-path-of-its-own""#)["ProtectHome"].len(), 1);
+    let file = Path::new("/root").join(format!("wv-{}.toml", std::process::id()));
+    if fs::write(&file, "daemon_name = \"node\"\n").is_err() {
+        eprintln!("SKIPPED: /root cannot be written to");
+        return;
+    }
+    let found = of(&["--config", file.to_str().unwrap()], "");
+    fs::remove_file(&file).unwrap();
+    assert_ne!(found["ProtectHome"], ["yes"], "{found:?}");
+}
+
+#[test]
+fn a_relative_data_directory_is_warned_of_and_makes_no_unit() {
+    let home = Home::new();
+    let mut command = home.command(&["start", "--datadir", "relative", "--period", "50ms"]);
+    command.current_dir(&home.dir);
+    let started = crate::support::said(command).code(0);
+    let here = home.dir.join("relative").display().to_string();
+    assert!(started.err.contains(&format!("warning: --datadir relative is {here} here")), "{started:?}");
+    home.run(&["stop"]).code(0);
+    home.run(&["systemd"]).code(4).one_error("the node ran with --datadir relative");
+    // As a unit runs it, it is the same everywhere.
+    let mut command =
+        home.command(&["--set", "allow_empty_data=true", "start", "--datadir", "relative", "--period", "50ms"]);
+    command.current_dir(home.root());
+    let started = crate::support::said(command).code(0);
+    assert!(!started.err.contains("--datadir"), "{started:?}");
+    home.run(&["stop"]).code(0);
+}
+
+#[test]
 fn the_unit_tells_where_it_cannot_be_strict_and_never_a_password() {
     let home = Home::new();
     let said = home

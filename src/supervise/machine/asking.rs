@@ -247,7 +247,7 @@ impl Machine {
         life.head_time = probed.head_time;
         life.peers = probed.peers;
         life.syncing = probed.syncing;
-        life.latency_ms = probed.latency_ms;
+        life.latency = probed.latency;
         life.rpc_error = None;
         life.silent_since = None;
         life.foreign = None;

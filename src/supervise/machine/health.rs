@@ -188,7 +188,11 @@ impl Machine {
         let answers = runs && life.answered.is_some() && life.silent_since.is_none();
         let silent =
             || life.rpc_error.clone().unwrap_or_else(|| if runs { "not asked yet".to_owned() } else { not_running() });
-        check("rpc_endpoint", if answers { String::new() } else { silent() }, json!({"latency_ms": life.latency_ms}));
+        check(
+            "rpc_endpoint",
+            if answers { String::new() } else { silent() },
+            json!({"latency_ms": super::ms(life.latency)}),
+        );
         if answers {
             let least = self.config.min_peers;
             let few = life.peers.is_some_and(|peers| peers < least);

@@ -98,7 +98,7 @@ impl Machine {
             head_still: following.as_ref().map(|following| following.still),
             peers: life.peers.filter(|_| answers),
             syncing: answers.then_some(life.syncing.is_some()),
-            latency: answers.then_some(Duration::from_millis(life.latency_ms)),
+            latency: answers.then_some(life.latency),
             memory: measured.and_then(|measured| measured.memory).filter(|_| runs),
             cpu: measured.and_then(|measured| measured.cpu).filter(|_| runs),
             disk: measured.and_then(|measured| measured.disk),

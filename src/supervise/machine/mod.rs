@@ -302,7 +302,7 @@ struct Life {
     head_time: Option<u64>,
     peers: Option<u64>,
     syncing: Option<u64>,
-    latency_ms: u64,
+    latency: Duration,
     answered: Option<Now>,
     silent_since: Option<Now>,
     rpc_error: Option<String>,
