@@ -76,7 +76,7 @@ impl Machine {
             let moved =
                 survey.known.machine.is_some() && survey.machine.is_some() && survey.known.machine != survey.machine;
             if moved && self.config.validator_mode && !self.config.moved {
-                let why = "this home last ran on another machine, and a validator's key must run in one place only: when it runs nowhere else, start once with --set moved=true";
+                let why = "this home last ran on another machine, and a validator's key must run in one place only: when it runs nowhere else, start once, as the owner of the home, with --set moved=true";
                 return self.fail(Code::Refused, why.to_owned(), out);
             }
             match &survey.journal {
