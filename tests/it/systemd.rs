@@ -499,7 +499,7 @@ fn a_relative_data_directory_is_warned_of_and_makes_no_unit() {
     let home = Home::new();
     let mut command = home.command(&["start", "--datadir", "relative", "--period", "50ms"]);
     command.current_dir(&home.dir);
-    let started = crate::support::said(command).code(0);
+    let started = said(command).code(0);
     let here = home.dir.join("relative").display().to_string();
     assert!(started.err.contains(&format!("warning: --datadir relative is {here} here")), "{started:?}");
     home.run(&["stop"]).code(0);
@@ -508,7 +508,7 @@ fn a_relative_data_directory_is_warned_of_and_makes_no_unit() {
     let mut command =
         home.command(&["--set", "allow_empty_data=true", "start", "--datadir", "relative", "--period", "50ms"]);
     command.current_dir(home.root());
-    let started = crate::support::said(command).code(0);
+    let started = said(command).code(0);
     assert!(!started.err.contains("--datadir"), "{started:?}");
     home.run(&["stop"]).code(0);
 }
