@@ -289,7 +289,7 @@ pub static SETTINGS: &[Setting] = &[
     row("DAEMON_RESTART_BACKOFF", None, "5s", TIME, Used::Yes,
         "The pause before the first restart; it doubles each time, up to 60s (0: none).", |c, v| put(&mut c.restart_backoff, duration(v))),
     row("DAEMON_HEALTH_CHECK_INTERVAL", Some("--health-check-interval"), "30s", "a duration of at least 100ms, such as 30s", Used::Yes,
-        "How often to look at the node's health.", |c, v| put(&mut c.health_check_interval, at_least(100, v))),
+        "How often to look at the node's health, and to ask it while no plan waits, where that is more often than DAEMON_HEIGHT_POLL_INTERVAL.", |c, v| put(&mut c.health_check_interval, at_least(100, v))),
     row("DAEMON_HANG_TIMEOUT", None, "10m", TIME, Used::Yes,
         "A node that neither answers nor makes progress for so long is restarted; 0: never.", |c, v| put(&mut c.hang_timeout, duration(v))),
     row("DAEMON_MIN_PEERS", None, "1", COUNT, Used::Yes,

@@ -73,7 +73,7 @@ impl Draft {
             // By another descriptor: as long as one may write it, nobody can execute the file.
             let held = match File::open(&tmp) {
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
-                held => held.on("open", &tmp)?,
+                held => held.on("open", &tmp).inspect_err(|_| _ = fs::remove_file(&tmp))?,
             };
             match held.try_lock() {
                 Ok(()) if is_at(&held, &tmp) && is_at(&file, &tmp) => {
@@ -81,7 +81,8 @@ impl Draft {
                 }
                 // Another one took it for a leftover, in between.
                 Ok(()) | Err(TryLockError::WouldBlock) => {}
-                Err(TryLockError::Error(e)) => return Err(e).on("lock", &tmp),
+                // A file system without such locks: two at once may get in each other's way there.
+                Err(TryLockError::Error(_)) => return Ok((Draft { tmp, path: path.to_owned(), held }, file)),
             }
         }
     }
@@ -252,8 +253,8 @@ fn remove_leftover(tmp: &Path, until: Instant) -> Result<()> {
     }
 }
 
-/// Whether this very file has that name.
-fn is_at(file: &File, path: &Path) -> bool {
+/// Whether this very file has that name now.
+pub fn is_at(file: &File, path: &Path) -> bool {
     let id = |meta: Metadata| (meta.dev(), meta.ino());
     let (ours, there) = (file.metadata().map(id), path.symlink_metadata().map(id));
     matches!((ours, there), (Ok(ours), Ok(there)) if ours == there)

@@ -25,6 +25,9 @@ const VERSION_TIME: Duration = Duration::from_secs(5);
 /// What the names of scratch directories begin with; the number of who made it follows, and one by chance.
 const SCRATCH: &str = "wemixvisor-version-";
 
+/// What the names of links are that are made for a trial, up to the number of who made them.
+const TRIAL: &str = "trial-link-";
+
 /// How much of what it tells is read.
 const VERSION_MAX: u64 = 64 << 10;
 
@@ -167,7 +170,11 @@ fn listed(hooks: &[PathBuf]) -> String {
 
 /// Makes, moves and removes a link as the switch will, beside `current`.
 fn trial_link(home: &Home) -> Result<()> {
-    let trial = home.dir().join("trial-link");
+    // Somebody else may do the same at this moment.
+    let dir = home.dir();
+    clear_dead(&dir, TRIAL);
+    clear_dead(&dir, &format!(".{TRIAL}"));
+    let trial = dir.join(format!("{TRIAL}{}", std::process::id()));
     durable::replace_link(&trial, Path::new("genesis"), home.owner().on("read", home.root())?)?;
     durable::remove_file(&trial)
 }
@@ -191,15 +198,17 @@ fn version_line(text: &str) -> String {
     line.trim().chars().filter(|c| !c.is_control()).take(100).collect()
 }
 
-/// Removes what jobs left that were killed while they asked.
-fn clear_scratch() {
-    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+/// Removes what was left by those who were killed: what is called like this and the number of a process that is gone.
+fn clear_dead(dir: &Path, begin: &str) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(SCRATCH)?.split('-').next()?.parse().ok());
-        let ours = |meta: fs::Metadata| meta.uid() == geteuid().as_raw();
-        if pid.is_some_and(|pid| proc::start_time(pid).is_none()) && entry.metadata().is_ok_and(ours) {
-            let _ = fs::remove_dir_all(entry.path());
+        let pid = name.to_str().and_then(|name| name.strip_prefix(begin)?.split(['-', '.']).next()?.parse().ok());
+        let Ok(meta) = entry.metadata() else { continue };
+        if pid.is_none_or(|pid| proc::start_time(pid).is_some()) || meta.uid() != geteuid().as_raw() {
+            continue;
         }
+        let path = entry.path();
+        let _ = if meta.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     }
 }
 
@@ -217,7 +226,7 @@ fn make_scratch() -> std::result::Result<PathBuf, String> {
 /// Runs the binary in an empty scratch directory with a clean environment, in a group of its own that ends with it.
 fn ask(binary: &Path, word: &str, until: Instant) -> std::result::Result<String, String> {
     let shown = binary.display();
-    clear_scratch();
+    clear_dead(&std::env::temp_dir(), SCRATCH);
     let scratch = make_scratch()?;
     let answer = (|| {
         let mut child = Command::new(binary)
@@ -285,7 +294,7 @@ mod tests {
         for dir in [&left, &used, &other] {
             fs::create_dir_all(dir.join("inner")).unwrap_or_default();
         }
-        clear_scratch();
+        clear_dead(&std::env::temp_dir(), SCRATCH);
         assert!(!left.exists() && used.exists() && other.exists());
         for dir in [&used, &other] {
             fs::remove_dir_all(dir).unwrap_or_default();

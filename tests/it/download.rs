@@ -11,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256, Sha512};
 
+use crate::crash::strace;
 use crate::support::{Home, Said, Visor, free_port, kill, mocknode, said, tmpfs, under, until};
 use crate::tarball::Tar;
 use crate::web::{Page, Proxy, Server};
@@ -573,11 +574,17 @@ fn an_excuse_is_no_wrong_checksum_and_is_tried_again() {
     let page = || Page::new("<html>back soon</html>").header("content-type: text/html; charset=utf-8");
     let index = json!({"binaries": {"any": server.url("/file")}, "checksum": sum(SCRIPT)}).to_string();
     server.page("/file", Page::new(SCRIPT));
+    // What ends where the server said so is what the server has.
+    let chunked = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nother\r\n0\r\n\r\n";
+    server.page("/chunked", Page::raw(chunked));
+    let url = server.url("/chunked");
+    refused(&home, prepare(&home, PLAIN, &url, &sum(SCRIPT)), &url, "is not what it should be");
+    assert_eq!(server.asked("/chunked").len(), 1);
     for (n, (first, then, why)) in [
         (page(), Page::new(SCRIPT), "a web page came in its place"),
         (Page::new(""), Page::new(SCRIPT), "nothing came"),
         (Page::new(SCRIPT).without_length().cut(9), Page::new(SCRIPT), "does not say how long it is"),
-        (page(), Page::new(index.as_str()), "a web page came in its place"),
+        (Page::new("x").header("Content-Type: TEXT/HTML"), Page::new(index.as_str()), "a web page came in its place"),
     ]
     .into_iter()
     .enumerate()
@@ -611,6 +618,26 @@ fn a_supervisor_says_what_is_in_the_way_of_a_download_and_when_it_tries_again() 
         assert!(log.contains(&format!("status 503 Service Unavailable; another try in {pause} s")), "{log}");
     }
     assert!(!log.contains("secret"), "{log}");
+    visor.stop();
+}
+
+#[test]
+fn a_release_that_appears_can_be_executed_at_once() {
+    let home = Home::new();
+    let server = Server::with(Page::new(SCRIPT));
+    plan(&home, "v2", 1000, &server.url("/file"), &sum(SCRIPT));
+    let mut visor = home.supervise(PLAIN, &[]);
+    home.until_log("upgrade v2 is planned");
+    // Slow syncs, so that there is much time between the release's name and the end of who brought it.
+    let slow = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync", "-e", "inject=fsync:delay_exit=300000"];
+    if !strace::available() {
+        eprintln!("SKIPPED: strace cannot trace here");
+        return;
+    }
+    said(under(&slow, &home.command(&[PLAIN, &["upgrade", "prepare", "v2"]].concat()))).code(0);
+    home.until_log("release v2 is ready");
+    assert_eq!(home.logged("busy"), 0, "{}", home.log());
+    installed(&home, "v2", SCRIPT);
     visor.stop();
 }
 

@@ -5,7 +5,8 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::support::{Home, mocknode, said};
+use crate::crash::strace;
+use crate::support::{Home, mocknode, said, under};
 
 /// A copy of the mock node beside the home, under this name and with this mode.
 fn binary(home: &Home, name: &str, mode: u32) -> PathBuf {
@@ -194,4 +195,20 @@ fn what_root_makes_belongs_to_the_owner_of_the_home() {
             left.extend(fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
         }
     }
+}
+
+#[test]
+fn a_file_system_that_locks_nothing_that_cannot_be_written_will_do() {
+    if !strace::available() {
+        eprintln!("SKIPPED: strace cannot trace here");
+        return;
+    }
+    // As NFS does.
+    let no_locks = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=flock", "-e", "inject=flock:error=EBADF"];
+    let home = Home::empty();
+    let node = binary(&home, "node", 0o755);
+    for words in [&["init", node.to_str().unwrap()][..], &["upgrade", "schedule", "v2", "100"]] {
+        said(under(&no_locks, &home.command(words))).code(0);
+    }
+    assert!(!home.tree().iter().any(|line| line.contains(".tmp")), "{:?}", home.tree());
 }

@@ -770,8 +770,8 @@ fn schedule_writes_a_plan_and_refuses_what_cannot_come() {
 fn a_height_is_judged_by_the_head_of_now_and_not_by_one_that_was_heard_long_ago() {
     let home = Home::new();
     going_on(&home, "v2");
-    // Nobody waits for a height, so the node is asked seldom: far less often than it makes blocks.
-    let mut visor = home.supervise(&["--set", "health_check_interval=1h"], &[]);
+    // The node is asked far less often than it makes blocks.
+    let mut visor = home.supervise(&["--set", "health_check_interval=1h", "--set", "height_poll_interval=1h"], &[]);
     let known = home.until_status("a head is known", |s| s["head_known"] == true)["height"].as_u64().unwrap();
     let passed = known + 10;
     until("the node is far ahead of that", || (home.head_on_disk() > passed + 10).then_some(()));
@@ -862,6 +862,29 @@ fn of_two_who_add_a_release_at_once_one_wins_whole() {
         assert!(fs::read(&binary).unwrap() == fs::read(&files[won[0]]).unwrap(), "it is not the winner's");
         assert_eq!(fs::read_dir(binary.parent().unwrap()).unwrap().count(), 1, "{:?}", home.tree());
     }
+}
+
+#[test]
+fn releases_can_be_looked_at_by_many_at_once() {
+    let home = Home::new();
+    going_on(&home, "v2");
+    for _ in 0..4 {
+        let check = || {
+            let mut command = home.command(&["--set", "unsafe_skip_backup=true", "upgrade", "check", "v2"]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let children: Vec<_> = (0..8).map(|_| check()).collect();
+        for child in children {
+            let output = child.wait_with_output().unwrap();
+            assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        }
+    }
+    // What one who was killed left does not stay.
+    for name in ["trial-link-4194305", ".trial-link-4194305.tmp"] {
+        symlink("genesis", home.own(name)).unwrap();
+    }
+    home.run(&["--set", "unsafe_skip_backup=true", "upgrade", "check", "v2"]).code(0);
+    assert!(!home.tree().iter().any(|line| line.contains("trial-link")), "{:?}", home.tree());
 }
 
 #[test]

@@ -7,7 +7,7 @@ mod digest;
 mod install;
 pub mod web;
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File, Permissions, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::num::NonZeroU64;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -48,6 +48,9 @@ const OTHER_ARCHIVES: &[(&[u8], &str)] = &[
     (b"BZh", "a bzip2 archive"),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive"),
 ];
+
+/// What is wrong with an empty file.
+const NOTHING: &str = "nothing came";
 
 /// Where the tar form has its name, by which an archive without gzip is known.
 const TAR_NAME: (usize, &[u8]) = (257, b"ustar");
@@ -201,6 +204,7 @@ fn plant(part: &mut Part, link: &Link, tree: &Path, name: &str) -> std::result::
         part.room(part.have).map_err(|error| about(link, &error.message))?;
         archive::make_dir(tree)?;
         archive::make_dir(&tree.join("bin"))?;
+        part.close()?;
         match fs::hard_link(&part.path, &binary) {
             Ok(()) => {
                 fs::set_permissions(&binary, Permissions::from_mode(0o755)).on("set the mode of", &binary)?;
@@ -283,7 +287,7 @@ impl Part {
                 continue;
             }
             // Who held it until now may have removed it.
-            if path.symlink_metadata().is_ok_and(|there| (there.dev(), there.ino()) == (meta.dev(), meta.ino())) {
+            if durable::is_at(&file, &path) {
                 break (file, meta);
             }
         };
@@ -372,6 +376,22 @@ impl Part {
         // There may be more to come.
         self.digest = Some(self.digest_from(hasher.clone())?);
         Ok(Some(hasher.sum()).filter(|sum| Some(sum) != self.checksum.as_ref()))
+    }
+
+    /// Gives up writing it: as long as somebody may, nobody can execute what it becomes.
+    fn close(&mut self) -> Result<()> {
+        let others = || Error::refused(format!("another process fetches {} already", self.path.display()));
+        let file = File::open(&self.path).on("read", &self.path)?;
+        self.file.unlock().on("unlock", &self.path)?;
+        // Who was faster finds a file that is whole and right, and makes the release.
+        match file.try_lock() {
+            Ok(()) if durable::is_at(&file, &self.path) => {}
+            Ok(()) | Err(TryLockError::WouldBlock) => return Err(others()),
+            // As on NFS, which locks nothing that cannot be written.
+            Err(TryLockError::Error(_)) => {}
+        }
+        self.file = file;
+        Ok(())
     }
 
     /// Takes its name away. What it holds may be a release by now, and is left as it is.
@@ -562,20 +582,7 @@ fn from_web(part: &mut Part, web: &Web, url: &str, tell: Tell) -> std::result::R
     }
     part.tag = reply.tag;
     copy(part, &mut { reply.body }, reply.total, tell)?;
-    Ok(doubt(part.have, reply.page, reply.total))
-}
-
-/// Why what came may be something else than the file for once, if it may: then a wrong checksum is no last word.
-fn doubt(have: u64, page: bool, total: Option<u64>) -> Option<&'static str> {
-    if have == 0 {
-        Some("nothing came")
-    } else if page {
-        Some("a web page came in its place")
-    } else if total.is_none() {
-        Some("it is cut short, or something else: the server does not say how long it is")
-    } else {
-        None
-    }
+    Ok(if part.have == 0 { Some(NOTHING) } else { reply.doubt })
 }
 
 /// One try over this web to go on with a file that has begun: all of it, and its sum when that is not as it should be.
@@ -693,7 +700,7 @@ fn index(link: &Link, spec: &Spec, tell: Tell) -> Result<std::result::Result<Lin
             text = with_retries(link, spec.retries, tell, |_| {
                 let mut text = Vec::new();
                 let reply = web.get(url, 0, None)?;
-                let (page, total) = (reply.page, reply.total);
+                let doubt = reply.doubt;
                 let mut body = reply.body.take(INDEX_MAX + 1);
                 let mut chunk = [0; 4096];
                 let mut pace = Pace::new(Instant::now());
@@ -707,9 +714,9 @@ fn index(link: &Link, spec: &Spec, tell: Tell) -> Result<std::result::Result<Lin
                     text.extend_from_slice(chunk.get(..n).unwrap_or_default());
                     pace.add(Instant::now(), n as u64).map_err(Stop::Passing)?;
                 }
-                let have = text.len() as u64;
-                match (other_sum(link, &text), doubt(have, page, total).filter(|_| have <= INDEX_MAX)) {
-                    (Some(sum), Some(doubt)) => Err(in_doubt(doubt, &sum)),
+                let doubt = if text.is_empty() { Some(NOTHING) } else { doubt };
+                match (other_sum(link, &text), doubt) {
+                    (Some(sum), Some(doubt)) if text.len() as u64 <= INDEX_MAX => Err(in_doubt(doubt, &sum)),
                     _ => Ok(text),
                 }
             })?;

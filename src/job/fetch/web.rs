@@ -51,8 +51,8 @@ pub struct Reply {
     pub from: u64,
     /// How long the whole file is, where the server says so.
     pub total: Option<u64>,
-    /// Whether the server calls it a page, which is hardly ever a release and often an excuse.
-    pub page: bool,
+    /// Why what comes may be something else than the file for once, if it may: then a wrong checksum is no last word.
+    pub doubt: Option<&'static str>,
     /// What the server calls this very content.
     pub tag: Option<String>,
     /// The rest.
@@ -145,8 +145,18 @@ fn judge(reply: Response<ureq::Body>, from: u64) -> Result<Reply, Fault> {
     // A weak name is for content that means the same; here it must be the same.
     let tag = text(headers, "etag", LINE_MAX).filter(|tag| !tag.starts_with("W/"));
     let tag = tag.or_else(|| text(headers, "last-modified", LINE_MAX));
-    let page = text(headers, "content-type", LINE_MAX).is_some_and(|kind| kind.starts_with("text/html"));
-    Ok(Reply { from, total, page, tag, body: reply.into_body().into_reader() })
+    let says = |name: &str, part: &str| {
+        text(headers, name, LINE_MAX).is_some_and(|value| value.to_ascii_lowercase().contains(part))
+    };
+    let doubt = if says("content-type", "html") {
+        // Hardly ever a release, and often an excuse.
+        Some("a web page came in its place")
+    } else if total.is_none() && !says("transfer-encoding", "chunked") {
+        Some("it is cut short, or something else: the server does not say how long it is")
+    } else {
+        None
+    };
+    Ok(Reply { from, total, doubt, tag, body: reply.into_body().into_reader() })
 }
 
 fn redirects(status: StatusCode) -> bool {

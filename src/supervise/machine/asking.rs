@@ -137,7 +137,6 @@ impl Machine {
             return;
         };
         self.probing = Some(self.life.launched);
-        self.probed_last = Some(self.now);
         let addresses = node_args::addresses(
             &self.life.args,
             self.home.binary_name(),
@@ -154,13 +153,6 @@ impl Machine {
             remember_identity: !self.on_trial() || self.journal.as_ref().is_some_and(|j| j.proven),
         };
         self.start_job(Role::Probe, Job::Probe(spec), PROBE_TIME * count, out);
-    }
-
-    /// Somebody looks: what is shown the next time is to be no older than where a plan is far away.
-    pub(super) fn looked_at(&mut self) {
-        if let (Some(last), Some(at)) = (self.probed_last, self.probe_at) {
-            self.probe_at = Some(at.min(self.now.max(last + self.config.height_poll_interval)));
-        }
     }
 
     /// What to ask of the validator set: all of it in validator mode, what the proposers run only now and then; else once
@@ -285,10 +277,10 @@ impl Machine {
             Duration::from_millis(200).saturating_mul(1 << self.life.unanswered.min(10).saturating_sub(1)).min(far)
         } else if self.journal.is_some() {
             far.min(Duration::from_secs(1))
-        } else if self.schedule.pending().next().is_none() && !self.config.validator_mode {
-            // Nobody waits for a height, or may have to know what was signed last: this is about health, and about metrics where they are written.
-            let written = self.config.metrics_textfile.as_ref().map(|_| self.config.metrics_interval);
-            written.map_or(self.config.health_check_interval, |each| each.min(self.config.health_check_interval))
+        } else if self.schedule.pending().next().is_none() {
+            // Nobody waits for a height. What status tells, what a plan is judged by once there is no supervisor any more,
+            // and what a validator signed last, is to be no older all the same.
+            far.min(self.config.health_check_interval)
         } else {
             // One that is due already waits for something that is to be seen soon.
             let waits = self.due_plan(self.life.head).is_some_and(|plan| self.gate(&plan).is_some());

@@ -395,8 +395,6 @@ pub struct Machine {
     looks: Option<(Now, u32)>,
     /// The life whose node is being asked (its launch).
     probing: Option<Now>,
-    /// When the node was asked last.
-    probed_last: Option<Now>,
     staging: Option<Release>,
     staged: BTreeMap<Release, Staged>,
     stage_tries: BTreeMap<Release, (u32, Now)>,
@@ -528,7 +526,6 @@ impl Machine {
             looked_last: None,
             looks: None,
             probing: None,
-            probed_last: None,
             staging: None,
             staged: BTreeMap::new(),
             stage_tries: BTreeMap::new(),

@@ -80,7 +80,6 @@ impl Machine {
     pub(super) fn asked(&mut self, client: ClientId, request: Request, out: &mut Vec<Effect>) {
         match request {
             Request::Status => {
-                self.looked_at();
                 let status = self.status();
                 out.push(Effect::Reply(client, Reply::done(status)));
             }
@@ -119,7 +118,7 @@ impl Machine {
         }
     }
 
-    /// Far from a plan the node is asked seldom: a client that judges by the head has it asked now.
+    /// What was heard last may be some blocks old: a client that judges by the head has the node asked now.
     fn ask_head(&mut self, client: ClientId, out: &mut Vec<Effect>) {
         self.wishes.push((client, Wish::Head));
         self.probe(out);

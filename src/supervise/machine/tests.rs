@@ -1438,25 +1438,6 @@ fn told_head(effects: &[Effect]) -> Option<Reply> {
 }
 
 #[test]
-fn who_looks_again_and_again_sees_a_head_of_a_few_seconds_ago() {
-    let mut drive = Drive::up(&[], Vec::new());
-    drive.now = drive.machine.probe_at.unwrap();
-    drive = drive.all([Event::Tick, probed(7)]);
-    let far = drive.machine.probe_at.unwrap();
-    assert_eq!(far - drive.now, drive.machine.config.health_check_interval, "nobody waits for a height");
-    drive.now += Duration::from_secs(1);
-    drive.feed(Event::Asked(9, Request::Status));
-    let soon = drive.machine.probe_at.unwrap();
-    assert_eq!(soon, drive.machine.probed_last.unwrap() + drive.machine.config.height_poll_interval);
-    assert!(soon < far && soon > drive.now);
-    drive.feed(Event::Asked(9, Request::Status));
-    assert_eq!(drive.machine.probe_at, Some(soon), "to look more often changes nothing");
-    drive.now = soon;
-    let asked = drive.feed(Event::Tick);
-    assert!(asked.iter().any(|e| matches!(e, Effect::Start(Role::Probe, _))), "{asked:?}");
-}
-
-#[test]
 fn who_asks_for_the_head_is_told_once_the_node_was_asked_and_always_told() {
     let exit = || Event::Ended(Exit::Code(1));
     let asks = || Event::Asked(9, Request::Head);
