@@ -127,6 +127,8 @@ pub struct OnDisk {
     pub backup: Option<(u64, u64)>,
     /// Resident memory of the supervisor, in bytes.
     pub supervisor_memory: Option<u64>,
+    /// The state while there is no supervisor.
+    pub state: &'static str,
 }
 
 /// What a metric is.
@@ -280,7 +282,7 @@ fn by<'a>(counts: impl Iterator<Item = (&'a String, &'a u64)>) -> Vec<Sample> {
 }
 
 fn states(facts: &Facts) -> Vec<Sample> {
-    let now = facts.live.as_ref().map_or("stopped", |live| live.state.as_str());
+    let now = facts.live.as_ref().map_or(facts.disk.state, |live| live.state.as_str());
     STATES.iter().map(|state| (vec![(*state).to_owned()], truth(*state == now))).collect()
 }
 
@@ -444,6 +446,7 @@ mod tests {
             backups: 1,
             backup: Some((1_700_000_000, 77)),
             supervisor_memory: Some(1900 << 10),
+            state: "stopped",
         };
         Facts { live: Some(live), disk }
     }

@@ -65,14 +65,12 @@ fn supervise(context: Context, args: Vec<String>, background: bool) -> Result<Ex
     for caution in cautions(&home, &args) {
         log::warn!("{caution}");
     }
-    let metrics = context.config.metrics_textfile.clone().map(|file| {
-        let backup = job::backup::Spec::new(&context.config, &home, &args);
-        job::metrics::Spec { file, live: None, backup }
-    });
+    let backup = job::backup::Spec::new(&context.config, &home, &args);
     let setup = Setup { config: context.config, flags: context.flags, home: context.home, lock, background, args };
     let leave = supervise::supervise(setup)?;
     remember_end(&home, leave.state, &leave.reason);
-    if let Some(spec) = metrics {
+    if let Some(file) = leave.metrics_textfile {
+        let spec = job::metrics::Spec { file, live: None, backup };
         // Else the file would tell of a node that runs until somebody starts the next one.
         job::metrics::write(&home, &spec).unwrap_or_else(|e| log::warn!("{e}"));
     }
@@ -205,7 +203,10 @@ pub fn start(context: &Context, args: Vec<String>) -> Result<ExitCode> {
     context.laid_out()?;
     check_node(&context.home)?;
     let home = &context.home;
-    if let Some(pid) = client::supervisor(home) {
+    // One that was just killed does not answer, and lets go in a moment.
+    if let Some(pid) = client::supervisor(home)
+        && !matches!(client::ask(home, &Request::Status), Ok(None))
+    {
         return Err(already_runs(home, pid.into()));
     }
     let args = match (args.is_empty(), context.config.node_args.is_empty(), read_record(home)) {
@@ -348,7 +349,7 @@ fn at_work(home: &Home) -> bool {
 /// Restarts the node gently; where nothing runs, starts it.
 pub fn restart(context: &Context, args: Option<Vec<String>>) -> Result<ExitCode> {
     context.laid_out()?;
-    if client::supervisor(&context.home).is_none() {
+    if client::supervisor(&context.home).is_none() || client::ask(&context.home, &Request::Status)?.is_none() {
         return start(context, args.unwrap_or_default());
     }
     let flags: Vec<(String, String)> = own_flags(&context.flags);

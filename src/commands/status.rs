@@ -12,7 +12,6 @@ use crate::job::backup;
 use crate::job::look::{self, read_history, read_known};
 use crate::job::shim::read_record;
 use crate::journal::{Stage, rfc3339, unix_now};
-use crate::proc;
 use crate::supervise::control::Request;
 
 /// Prints the status; its exit status says whether the node is looked after.
@@ -40,34 +39,11 @@ fn without_supervisor(context: &Context) -> Value {
     let home: &Home = &context.home;
     let known = read_known(home);
     let record = read_record(home);
-    let lives =
-        record.as_ref().filter(|r| r.boot_id == proc::boot_id() && proc::start_time(r.pid) == Some(r.start_time));
-    // A supervisor that left by itself after this start saw its end.
-    let left = |started: u64| known.last.as_ref().is_some_and(|last| last.time >= rfc3339(started));
-    let unseen = record.as_ref().is_some_and(|r| r.ended.is_none() && !left(r.started));
-    let journal = look::read_journal(home).ok().flatten();
-    // One that was asked to stop in the middle of an upgrade left after it had begun.
-    let broken_off = journal.as_ref().filter(|journal| !left(journal.begun)).map(|journal| journal.name.clone());
-    let upgrade = journal.map(|journal| {
+    let upgrade = look::read_journal(home).ok().flatten().map(|journal| {
         json!({"name": journal.name, "height": journal.height, "phase": phase_word(journal.stage),
             "waits_for": "the next start, which goes on with it", "eta_seconds": Value::Null, "progress": Value::Null})
     });
-    let (state, error) = match (lives, unseen, known.last) {
-        (Some(record), _, _) => {
-            ("crashed", Some(format!("the supervisor died; its node (pid {}) still lives", record.pid)))
-        }
-        (None, true, _) => {
-            ("crashed", Some("the supervisor died, or the machine: nobody saw the node's end".to_owned()))
-        }
-        (None, false, _) if broken_off.is_some() => {
-            let name = broken_off.as_ref().map_or_else(String::new, ToString::to_string);
-            ("crashed", Some(format!("the supervisor died, or the machine, in the middle of upgrade {name}")))
-        }
-        (None, false, Some(last)) => {
-            (if last.state == "error" { "error" } else { "stopped" }, Some(format!("{} ({})", last.reason, last.time)))
-        }
-        (None, false, None) => ("stopped", None),
-    };
+    let (state, error) = look::last_state(home);
     let last = read_history(home).pop();
     json!({
         "state": state,

@@ -415,7 +415,8 @@ pub fn stage_now(context: &Context, release: Release) -> stage::Staged {
         .unwrap_or_else(|_| args.clone());
     let backup = (!context.config.skip_backup).then(|| backup::Spec::new(&context.config, home, &final_args));
     let hook = context.config.custom_preupgrade.clone();
-    let mut staged = stage::stage(home, &stage::Spec { release, backup, hook, args });
+    let mut staged =
+        stage::stage(home, &stage::Spec { release, backup, hook, args, log: context.config.log_file.clone() });
     staged.checks.insert(
         0,
         stage::Check {

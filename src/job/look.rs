@@ -12,8 +12,9 @@ use super::shim::read_record;
 use super::{backup, batches, check};
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Release};
-use crate::journal::{History, Journal, Known, Outcome, Record, parse_history};
+use crate::journal::{History, Journal, Known, Outcome, Record, parse_history, rfc3339};
 use crate::plan::{self, Plan};
+use crate::proc;
 use crate::schedule::Found;
 use crate::source::Source;
 
@@ -78,7 +79,7 @@ pub fn look(home: &Home) -> Survey {
         committed: history.iter().rev().find(|h| h.result == Outcome::Committed).cloned(),
         known: read_known(home),
         known_error: try_known(home).err().map(|e| e.message),
-        machine: crate::proc::machine(),
+        machine: proc::machine(),
         record: read_record(home),
         watch: watched(home),
         watchable: watchable(&home.data()) && watchable(&home.dir()),
@@ -230,6 +231,35 @@ pub fn read_plan_bytes(path: &Path) -> std::result::Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     file.take(plan::MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot be read: {e}"))?;
     Ok(bytes)
+}
+
+/// The public state of a home that no supervisor looks after, and why it is that.
+pub fn last_state(home: &Home) -> (&'static str, Option<String>) {
+    let known = read_known(home);
+    let record = read_record(home);
+    let lives =
+        record.as_ref().filter(|r| r.boot_id == proc::boot_id() && proc::start_time(r.pid) == Some(r.start_time));
+    // A supervisor that left by itself after this start saw its end.
+    let left = |started: u64| known.last.as_ref().is_some_and(|last| last.time >= rfc3339(started));
+    let unseen = record.as_ref().is_some_and(|r| r.ended.is_none() && !left(r.started));
+    // One that was asked to stop in the middle of an upgrade left after it had begun.
+    let broken_off = read_journal(home).ok().flatten().filter(|journal| !left(journal.begun));
+    match (lives, unseen, broken_off, known.last) {
+        (Some(record), ..) => {
+            ("crashed", Some(format!("the supervisor died; its node (pid {}) still lives", record.pid)))
+        }
+        (None, true, ..) => {
+            ("crashed", Some("the supervisor died, or the machine: nobody saw the node's end".to_owned()))
+        }
+        (None, false, Some(journal), _) => {
+            let name = journal.name;
+            ("crashed", Some(format!("the supervisor died, or the machine, in the middle of upgrade {name}")))
+        }
+        (None, false, None, Some(last)) => {
+            (if last.state == "error" { "error" } else { "stopped" }, Some(format!("{} ({})", last.reason, last.time)))
+        }
+        (None, false, None, None) => ("stopped", None),
+    }
 }
 
 /// What a binary looks like from outside; changes when it is replaced.

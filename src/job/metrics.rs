@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::backup::reader::Manifest;
 use super::backup::{self, list};
 use super::durable;
-use super::look::read_history;
+use super::look::{last_state, read_history};
 use crate::error::{Error, OnFile, Result};
 use crate::home::Home;
 use crate::journal::Outcome;
@@ -44,6 +44,7 @@ pub fn gather(home: &Home, live: Option<Live>, backup: &backup::Spec) -> Facts {
             let at: jiff::Timestamp = found.created().parse().ok()?;
             Some((u64::try_from(at.as_second()).ok()?, Manifest::open(&found.dir).ok()?.totals().bytes))
         }),
+        state: last_state(home).0,
         supervisor_memory: live.as_ref().and_then(|live| proc::resident(live.supervisor)),
     };
     Facts { live, disk }

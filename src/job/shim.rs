@@ -364,6 +364,12 @@ fn redirect_stdin(supervisor: u32, wanted: bool) -> Result<()> {
 
 fn redirect_output(home: &Home, node: &Node) -> Result<()> {
     let Some(log) = &node.log else { return Ok(()) };
+    if *log == home.node_log()
+        && let Some(dir) = log.parent()
+    {
+        // Ours to make; a place that was named has to be there, as what is mounted is.
+        durable::make_dirs(dir, 0o755, home.owner().on("read", home.root())?)?;
+    }
     let fresh = !log.exists();
     // Opened for append, no pipe: whatever dies, the node keeps writing.
     let file = OpenOptions::new().append(true).create(true).mode(0o640).open(log).on("open the node's log", log)?;

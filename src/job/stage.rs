@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Access, access};
 use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,9 @@ pub struct Spec {
     pub hook: Option<PathBuf>,
     /// The node's arguments, as they are given to every release.
     pub args: Vec<String>,
+    /// Where the node's output goes, if it is a file.
+    #[serde(default)]
+    pub log: Option<PathBuf>,
 }
 
 /// What was found.
@@ -115,6 +119,9 @@ pub fn stage(home: &Home, spec: &Spec) -> Staged {
         let finding = hooks.iter().try_for_each(|hook| check::executable(hook));
         good = good && staged.note("its hooks can be run", finding.map(|()| Some(listed(&hooks))));
     }
+    if let Some(log) = spec.log.as_deref().filter(|log| *log != home.node_log()) {
+        good = good && staged.note("the node's log can be written", writable(log).map(|()| None));
+    }
     good = good && staged.note("the link can be moved", trial_link(home).map(|()| None).map_err(|e| e.message));
     good = good
         && match &spec.backup {
@@ -166,6 +173,14 @@ impl Staged {
 
 fn listed(hooks: &[PathBuf]) -> String {
     hooks.iter().map(|hook| hook.display().to_string()).collect::<Vec<_>>().join(", then ")
+}
+
+/// Whether the node will be able to write this log.
+fn writable(log: &Path) -> std::result::Result<(), String> {
+    let there = log.symlink_metadata().is_ok();
+    let place = if there { log } else { log.parent().unwrap_or(log) };
+    let needed = if there { Access::WRITE_OK } else { Access::WRITE_OK | Access::EXEC_OK };
+    access(place, needed).map_err(|e| format!("{}: {e} (DAEMON_LOG_FILE)", place.display()))
 }
 
 /// Makes, moves and removes a link as the switch will, beside `current`.

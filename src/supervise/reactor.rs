@@ -45,6 +45,8 @@ pub struct Leave {
     pub state: &'static str,
     /// Why, in a line.
     pub reason: String,
+    /// Where the metrics were written last.
+    pub metrics_textfile: Option<PathBuf>,
 }
 
 /// All that the loop has in its hands.
@@ -296,7 +298,10 @@ impl Reactor {
                     Effect::Reply(client, reply) => self.control.reply(client, &reply),
                     Effect::Ready => self.tell_who_started_us(),
                     Effect::Log(level, text) => log::log!(level, "{text}"),
-                    Effect::Exit(code, state, reason) => return Some(Leave { code, state, reason }),
+                    Effect::Exit(code, state, reason) => {
+                        let metrics_textfile = self.machine.config().metrics_textfile.clone();
+                        return Some(Leave { code, state, reason, metrics_textfile });
+                    }
                 }
             }
         }
@@ -313,7 +318,7 @@ impl Reactor {
     fn launch(&mut self, args: &[String]) -> Option<Event> {
         let config = self.machine.config();
         let node = Node {
-            log: self.machine.node_log(),
+            log: self.machine.written_log(),
             stdin: !self.background,
             data_dir: config.data_dir.clone(),
             allow_empty_data: config.allow_empty_data,

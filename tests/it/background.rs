@@ -196,6 +196,69 @@ fn start_of_a_node_that_dies_before_it_is_up_says_why_with_its_last_lines() {
 }
 
 #[test]
+fn a_supervisor_that_was_just_killed_is_in_nobodys_way() {
+    let home = Home::new();
+    start(&home, &[], &[]).code(0);
+    for words in [&["start"][..], &["restart"], &["start"], &["restart"]] {
+        let supervisor = number(&home.status(), "supervisor_pid");
+        kill(supervisor, Signal::KILL);
+        let said = home.run(words).code(0);
+        assert!(said.out.contains("the node runs (pid "), "{said:?}");
+        assert_ne!(number(&home.status(), "supervisor_pid"), supervisor);
+    }
+    home.run(&["stop"]).code(0);
+}
+
+#[test]
+fn a_log_that_cannot_be_written_keeps_no_node_down_unheard() {
+    let home = Home::new();
+    home.release("v2", "");
+    start(&home, &[], &[]).code(0);
+    // The home's own place is made again.
+    fs::remove_dir_all(home.root().join("logs")).unwrap();
+    home.run(&["restart"]).code(0);
+    assert_eq!(starts(&home).len(), 1);
+    home.run(&["stop"]).code(0);
+    // One that was named is looked at ahead, and told of when it is gone.
+    let far = home.dir.join("far");
+    fs::create_dir(&far).unwrap();
+    let setting = format!("log_file={}", far.join("n.log").display());
+    let check = || home.run(&["--set", &setting, "--set", "unsafe_skip_backup=true", "upgrade", "check", "v2"]);
+    start(&home, &["--set", &setting], &[]).code(0);
+    home.run(&["upgrade", "schedule", "v2", "1000000"]).code(0);
+    assert!(check().code(0).out.contains("yes the node's log can be written"));
+    fs::remove_dir_all(&far).unwrap();
+    assert!(check().code(1).out.contains("NO  the node's log can be written: "));
+    home.run(&["restart"]).code(5).one_error("the node was not started: cannot open the node's log");
+    until("status says why", || {
+        let status = home.status();
+        status["waits_for"].as_str().is_some_and(|waits| waits.contains("cannot open the node's log")).then_some(())
+    });
+    fs::create_dir(&far).unwrap();
+    home.until_status("it comes back", |s| s["state"] == "running");
+    home.run(&["stop"]).code(0);
+}
+
+#[test]
+fn a_log_that_is_named_anew_counts_from_the_nodes_next_start_on() {
+    let home = Home::new();
+    start(&home, &[], &[]).code(0);
+    let other = home.dir.join("other.log");
+    home.run(&["config", "set", "log_file", other.to_str().unwrap()]).code(0);
+    kill(number(&home.status(), "supervisor_pid"), Signal::HUP);
+    until("the settings were read again", || {
+        fs::read_to_string(home.root().join("logs/wemixvisor.log")).unwrap().contains("were read again").then_some(())
+    });
+    let said = home.run(&["logs", "-n", "1000"]).code(0);
+    assert!(said.out.contains("MOCK start") && !other.exists(), "{said:?}");
+    home.run(&["restart"]).code(0);
+    let said = home.run(&["logs", "-n", "1000"]).code(0);
+    assert!(said.out.contains("MOCK start") && other.exists(), "{said:?}");
+    home.run(&["stop"]).code(0);
+    assert!(home.run(&["logs", "-n", "1000"]).code(0).out.contains("MOCK start"));
+}
+
+#[test]
 fn a_start_that_is_refused_shows_no_lines_of_an_earlier_run() {
     let home = Home::new();
     start(&home, &[], &[]).code(0);

@@ -40,8 +40,8 @@ fn an_upgrade_is_seen_in_the_metrics_from_its_plan_to_its_figures() {
     let home = Home::new();
     home.release("v2", "--halt-at 1000000");
     home.plan("v2", 40);
-    let mut visor =
-        home.supervise(&["--set", "health_check_interval=200ms"], &["--start-head", "35", "--halt-at", "38"]);
+    // However full this machine's disk is: the backup is counted.
+    let mut visor = home.supervise(&["--set", "min_disk=0"], &["--start-head", "35", "--halt-at", "38"]);
     let text = until("all is measured", || {
         let text = shown(&home);
         (value(&text, "wemixvisor_head_block") == Some(38.0)
@@ -192,4 +192,51 @@ fn the_dashboard_is_json_and_needs_no_home() {
     let dashboard: Value = said.json();
     assert!(dashboard["panels"].as_array().unwrap().len() > 10);
     assert!(!Path::new("/nowhere").exists());
+}
+
+#[test]
+fn a_file_that_another_takes_the_place_of_says_that_nobody_writes_it_and_the_last_one_that_all_is_over() {
+    let home = Home::new();
+    let files: Vec<_> = ["a.prom", "b.prom"].map(|name| home.dir.join(name)).to_vec();
+    let set = |file: &Path| {
+        home.run(&["config", "set", "metrics_textfile", file.to_str().unwrap()]).code(0);
+    };
+    let says = |file: &Path, up: f64| {
+        until(&format!("{} says {up}", file.display()), || {
+            let text = fs::read_to_string(file).unwrap_or_default();
+            (value(&text, "wemixvisor_up") == Some(up)).then_some(())
+        });
+    };
+    let mut visor = home.supervise(&["--set", "metrics_interval=1s"], &[]);
+    visor.until_up();
+    // Named while it runs.
+    set(&files[0]);
+    visor.signal(Signal::HUP);
+    says(&files[0], 1.0);
+    set(&files[1]);
+    visor.signal(Signal::HUP);
+    says(&files[1], 1.0);
+    says(&files[0], 0.0);
+    visor.stop();
+    says(&files[1], 0.0);
+    assert_eq!(value(&fs::read_to_string(&files[1]).unwrap(), "wemixvisor_state{state=\"stopped\"}"), Some(1.0));
+}
+
+#[test]
+fn without_a_supervisor_the_state_is_the_one_that_status_tells() {
+    let (home, killed) = (Home::new(), Home::new());
+    let state = |home: &Home, state: &str| value(&shown(home), &format!("wemixvisor_state{{state=\"{state}\"}}"));
+    let file = home.dir.join("x.prom");
+    let setting = format!("metrics_textfile={}", file.display());
+    let mut visor = home.supervise(&["--set", "max_restarts=0", "--set", &setting], &["--die-after", "1500ms"]);
+    visor.until_up();
+    assert_eq!(visor.end(), 5);
+    assert_eq!((state(&home, "error"), state(&home, "stopped")), (Some(1.0), Some(0.0)));
+    let text = fs::read_to_string(&file).unwrap();
+    assert_eq!(value(&text, "wemixvisor_state{state=\"error\"}"), Some(1.0), "who left says why");
+    let mut visor = killed.supervise(&[], &[]);
+    visor.until_up();
+    visor.kill();
+    until("its node is gone", || killed.nodes().is_empty().then_some(()));
+    assert_eq!((state(&killed, "crashed"), state(&killed, "stopped")), (Some(1.0), Some(0.0)));
 }

@@ -19,14 +19,17 @@ pub enum Place {
     Elsewhere(String),
 }
 
-/// Asks the settings, then the processes that run, then looks where `start` puts it.
+/// Asks the node that runs, then the settings, then the processes that run, then looks where `start` puts it.
 pub fn find(context: &Context) -> Place {
     let home = &context.home;
+    // The supervisor may have been started with other settings than ours, or have other ones for the node's next start.
+    let node = read_record(home).filter(|record| proc::start_time(record.pid) == Some(record.start_time));
+    if let Some(Place::File(path)) = node.as_ref().and_then(|record| of_process(record.pid)) {
+        return Place::File(path);
+    }
     if let Some(path) = &context.config.log_file {
         return Place::File(path.clone());
     }
-    // The supervisor may have been started with other settings than ours.
-    let node = read_record(home).filter(|record| proc::start_time(record.pid) == Some(record.start_time));
     let writer = node.map(|record| record.pid).or_else(|| client::supervisor(home).filter(|pid| !is_background(*pid)));
     writer.and_then(of_process).unwrap_or_else(|| Place::File(home.node_log()))
 }

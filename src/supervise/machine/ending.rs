@@ -225,6 +225,10 @@ impl Machine {
     /// The program ends.
     pub(super) fn exit(&self, out: &mut Vec<Effect>) {
         if let State::Leaving { code } = self.state {
+            if self.untold() > 0 {
+                let untold = self.untold();
+                say(out, Level::Warn, format!("DAEMON_EVENT_COMMAND is too slow: {untold} events were not told"));
+            }
             let (state, reason) = self.last_state(code);
             out.push(Effect::Exit(code, state, reason));
         }

@@ -56,7 +56,12 @@ impl Machine {
             self.events.waiting.pop_front();
             self.events.left_out += 1;
         }
-        self.events.waiting.push_back(event);
+        // The last word is the one that somebody has to be woken by.
+        if matches!(event.what, What::Error { .. }) {
+            self.events.waiting.push_front(event);
+        } else {
+            self.events.waiting.push_back(event);
+        }
         self.tell_next(out);
     }
 
@@ -84,6 +89,11 @@ impl Machine {
     /// Until when the end of the program waits for what is still to be told.
     pub(super) fn last_words(&self) -> Option<Now> {
         (self.events.telling && !self.hurry).then(|| self.now + LAST_WORDS)
+    }
+
+    /// How many events are not told, the one that is being told among them.
+    pub(super) fn untold(&self) -> usize {
+        self.events.waiting.len() + usize::from(self.events.telling)
     }
 
     /// Whether all is told.

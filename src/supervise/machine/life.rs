@@ -50,7 +50,7 @@ impl Machine {
             return;
         }
         self.state = State::Starting;
-        self.life = Life { launched: self.now, progress: self.now, ..Life::default() };
+        self.life = Life { launched: self.now, progress: self.now, log: self.node_log(), ..Life::default() };
         self.holders.clear();
         out.push(Effect::Launch(self.args.clone()));
     }
@@ -302,11 +302,11 @@ impl Machine {
                 }
                 None => "; it is tried again",
             };
-            self.grant(
-                Wish::Restarted,
-                Reply::error(Code::Node, format!("the node {what} before it was up{kept}")),
-                out,
-            );
+            let why = match &self.life.refusal {
+                Some(Refusal::NotExecuted(why)) => format!("the node was not started: {why}"),
+                _ => format!("the node {what} before it was up"),
+            };
+            self.grant(Wish::Restarted, Reply::error(Code::Node, format!("{why}{kept}")), out);
         }
         let life = &self.life;
         let why = match (&life.refusal, self.is_waited_for()) {

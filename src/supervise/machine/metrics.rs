@@ -1,6 +1,7 @@
 //! What metrics tell of the running supervisor, from its memory alone, and when they are written.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{Effect, Hold, Machine, Role, State, say};
@@ -53,6 +54,8 @@ pub(super) struct Counts {
     /// When the file is written next.
     pub(super) write_at: Option<super::Now>,
     writing: bool,
+    /// The file that was written before another one, or none, was named: it is to say once that nobody writes it any more.
+    pub(super) retired: Option<PathBuf>,
     /// What went wrong last.
     told: Option<String>,
 }
@@ -137,22 +140,27 @@ impl Machine {
 
     /// Metrics are written from now on, if somebody wants them.
     pub(super) fn plan_metrics(&mut self) {
-        self.counts.write_at = self.config.metrics_textfile.as_ref().filter(|_| !self.counts.writing).map(|_| self.now);
+        let wanted = self.config.metrics_textfile.is_some() || self.counts.retired.is_some();
+        self.counts.write_at = (wanted && !self.counts.writing).then_some(self.now);
     }
 
     pub(super) fn write_metrics(&mut self, out: &mut Vec<Effect>) {
         self.counts.write_at = None;
-        let Some(file) = self.config.metrics_textfile.clone().filter(|_| !self.is_leaving()) else { return };
+        let retired = self.counts.retired.take();
+        let live = retired.is_none().then(|| self.live());
+        let file = retired.or_else(|| self.config.metrics_textfile.clone());
+        let Some(file) = file.filter(|_| !self.is_leaving()) else { return };
         self.counts.writing = true;
         let args = if self.life.args.is_empty() { &self.args } else { &self.life.args };
         let backup = backup::Spec::new(&self.config, &self.home, args);
-        let spec = Spec { file, live: Some(self.live()), backup };
+        let spec = Spec { file, live, backup };
         self.start_job(Role::Metrics, Job::Metrics(Box::new(spec)), WRITE_TIME, out);
     }
 
     pub(super) fn metrics_written(&mut self, result: Result<Report, String>, out: &mut Vec<Effect>) {
         self.counts.writing = false;
-        self.counts.write_at = self.config.metrics_textfile.as_ref().map(|_| self.now + self.config.metrics_interval);
+        let wanted = self.config.metrics_textfile.is_some() || self.counts.retired.is_some();
+        self.counts.write_at = wanted.then(|| self.now + self.config.metrics_interval);
         let problem = result.err();
         if let Some(why) = problem.as_ref().filter(|_| self.counts.told != problem) {
             say(out, log::Level::Warn, format!("{why}; it is tried again"));

@@ -295,6 +295,8 @@ struct Life {
     ready: bool,
     release: Option<Release>,
     args: Vec<String>,
+    /// Where its output goes, where that is a file.
+    log: Option<std::path::PathBuf>,
     /// What the shim said instead of becoming the node.
     refusal: Option<Refusal>,
     head: Option<u64>,

@@ -178,6 +178,7 @@ impl Machine {
                 backup: self.backup_spec(),
                 hook: self.config.custom_preupgrade.clone(),
                 args: self.args.clone(),
+                log: self.node_log(),
             };
             self.start_job(Role::Stage, Job::Stage(spec), STAGE_TIME, out);
         }

@@ -59,6 +59,9 @@ impl Machine {
                 "node_args has changed: it counts when a supervisor begins, or give the words to `restart`".to_owned(),
             );
         }
+        if config.metrics_textfile != self.config.metrics_textfile {
+            self.counts.retired.clone_from(&self.config.metrics_textfile);
+        }
         self.config = config;
         self.plan_metrics();
         self.plan_look();

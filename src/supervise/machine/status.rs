@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{Hold, Looking, Machine, Notice, State, Then};
+use super::{Hold, Looking, Machine, Notice, Refusal, State, Then};
 use crate::config::show_duration;
 use crate::job::clear::list;
 use crate::journal::{Journal, Stage, expected_downtime, rfc3339, unix_now};
@@ -139,8 +139,14 @@ impl Machine {
                 Some(format!("{} to be run again in {left}", self.hook_name()))
             }
             State::Backoff { until } => {
-                Some(format!("the node's restart in {}", show_duration(secs(until.saturating_sub(self.now)))))
+                let left = show_duration(secs(until.saturating_sub(self.now)));
+                let why = match &self.life.refusal {
+                    Some(Refusal::NotExecuted(why)) => format!(": {why}"),
+                    _ => String::new(),
+                };
+                Some(format!("the node's restart in {left}{why}"))
             }
+            State::Leaving { .. } if !self.told_all() => Some("DAEMON_EVENT_COMMAND to end".to_owned()),
             State::Deciding(exit) => Some(format!("what follows the node's end ({exit})")),
             State::Stopping { .. } => Some(format!("the node (pid {}) to end", self.life.pid)),
             State::Killing { .. } => Some(format!("the node (pid {}) to end after KILL", self.life.pid)),

@@ -1954,6 +1954,33 @@ fn the_toy_world_sees_each_thing_that_must_never_be() {
 }
 
 #[test]
+fn the_last_word_comes_first_and_what_is_not_told_is_said() {
+    let mut drive = Drive::up(&[("daemon_event_command", "/tell")], Vec::new());
+    let mut out = Vec::new();
+    for n in 0..3 {
+        drive.machine.announce(What::Hold { until: None }, None, n.to_string(), &mut out);
+    }
+    drive.machine.announce(What::Error { exit_status: 5 }, None, "the end".to_owned(), &mut out);
+    assert_eq!(told(&drive.feed(Event::Done(Role::Event, Ok(Report::Told)))), ["the end"]);
+    drive.machine.state = State::Leaving { code: 5 };
+    drive.machine.leave_at = Some(drive.now + Duration::from_secs(10));
+    drive.now += Duration::from_secs(10);
+    let out = format!("{:?}", drive.feed(Event::Tick));
+    assert!(out.contains("3 events were not told") && out.contains("Exit(5"), "{out}");
+}
+
+#[test]
+fn the_log_that_is_written_is_the_one_of_the_nodes_start() {
+    let mut drive = Drive::up(&[("daemon_log_file", "/one"), ("daemon_log_max_size", "4MiB")], Vec::new());
+    assert_eq!(drive.machine.written_log().as_deref(), Some(std::path::Path::new("/one")));
+    drive.machine.config.log_file = Some("/other".into());
+    assert_eq!(drive.machine.written_log().as_deref(), Some(std::path::Path::new("/one")));
+    drive = drive.all([Event::Ended(Exit::Signal(9))]).after(600);
+    drive.feed(Event::Tick);
+    assert_eq!(drive.machine.written_log().as_deref(), Some(std::path::Path::new("/other")));
+}
+
+#[test]
 fn events_are_told_one_by_one_in_their_order_each_for_half_a_minute_at_most() {
     let mut drive = Drive::up(&[("daemon_event_command", "/tell")], Vec::new());
     let mut out = Vec::new();

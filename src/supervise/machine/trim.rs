@@ -39,10 +39,16 @@ impl Machine {
         self.config.log_file.clone().or_else(|| self.background.then(|| self.home.node_log()))
     }
 
+    /// Where the output of the node goes that was launched last.
+    pub fn written_log(&self) -> Option<std::path::PathBuf> {
+        self.life.log.clone()
+    }
+
     /// The logs that are ours to keep bounded.
     fn logs(&self) -> Vec<Log> {
         let max = self.config.log_max_size;
-        let node = self.node_log().filter(|_| max > 0).map(|path| Log { path, max });
+        // The one that is written: another setting counts from the node's next start on.
+        let node = self.written_log().filter(|_| max > 0).map(|path| Log { path, max });
         let own = self.background.then(|| Log { path: self.home.own_log(), max: OWN_MAX });
         node.into_iter().chain(own).collect()
     }
