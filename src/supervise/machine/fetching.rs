@@ -18,6 +18,9 @@ use crate::source::Source;
 /// How long one fetch may take in all; its pace is watched by the job itself.
 const FETCH_TIME: Duration = Duration::from_hours(24 * 7);
 
+/// The longest pause before another try when the plan is due.
+const SOON: Duration = Duration::from_secs(30);
+
 /// A release that is being fetched.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Fetching {
@@ -42,7 +45,24 @@ pub(super) struct Refused {
     why: String,
 }
 
+impl Fetching {
+    /// Whether it is the release of this plan.
+    pub(super) fn is_of(&self, plan: &Found) -> bool {
+        self.digest == plan.digest
+    }
+}
+
 impl Machine {
+    /// Half of the time until this plan is due, at the chain's pace: no pause before another try is to be longer, but for half
+    /// a minute.
+    fn time_left(&self, digest: &str) -> Duration {
+        let plan = self.schedule.pending().find(|plan| plan.digest == *digest);
+        let blocks = plan.zip(self.life.head).map(|(plan, head)| self.due_at(plan).saturating_sub(head));
+        let pace = self.life.block_time.unwrap_or(Duration::from_secs(1));
+        let left = blocks.map(|blocks| pace.saturating_mul(u32::try_from(blocks).unwrap_or(u32::MAX)) / 2);
+        left.unwrap_or(STAGE_PAUSE_MAX).max(SOON)
+    }
+
     /// Where the release of a plan is to be fetched from by us, if it is to be.
     fn wanted_source<'a>(&self, plan: &'a Found) -> Option<&'a Source> {
         let source = plan.source.as_ref().ok()?.as_ref()?;
@@ -205,6 +225,7 @@ impl Machine {
                         "release {release} cannot be had: {why}; see whether the plan is right and who changed the file"
                     ),
                 );
+                self.announce_not_staged(&fetching.release, false, why.clone(), out);
                 self.refused.insert(fetching.digest, Refused { tries: 0, again: None, why });
                 self.fetch_next(out);
             }
@@ -218,6 +239,7 @@ impl Machine {
                     say(out, Level::Warn, format!("release {release}: {why}; it is tried again"));
                 }
                 let pause = STAGE_PAUSE.saturating_mul(1 << tries.min(10)).min(STAGE_PAUSE_MAX);
+                let pause = pause.min(self.time_left(&fetching.digest));
                 let again = Some(self.now + pause);
                 self.refused.insert(fetching.digest, Refused { tries: tries + 1, again, why });
                 self.fetch_next(out);

@@ -231,6 +231,23 @@ impl Machine {
             return;
         }
         self.decide_at = None;
+        // Also in a trial: no release is to pay for arguments that were mistyped.
+        let what =
+            if exit == Exit::Code(0) { "ended itself (exit status 0)".to_owned() } else { format!("failed: {exit}") };
+        if !self.life.ready {
+            let kept = match self.args_before.take() {
+                Some(before) => {
+                    self.args = before;
+                    "; it is started with its earlier arguments again"
+                }
+                None => "; it is tried again",
+            };
+            let why = match &self.life.refusal {
+                Some(Refusal::NotExecuted(why)) => format!("the node was not started: {why}"),
+                _ => format!("the node {what} before it was up"),
+            };
+            self.grant(Wish::Restarted, Reply::error(Code::Node, format!("{why}{kept}")), out);
+        }
         let ended = Some(format!("by itself: {exit}"));
         match self.journal.as_ref().map(|j| (j.stage, j.proven)) {
             Some((Stage::Stop | Stage::Hook | Stage::Switch | Stage::Restore | Stage::Back, _)) if !self.parked => {
@@ -290,23 +307,6 @@ impl Machine {
         {
             say(out, Level::Info, "the command is done".to_owned());
             return self.clear(Then::Exit(0), false, ended, out);
-        }
-        let what =
-            if exit == Exit::Code(0) { "ended itself (exit status 0)".to_owned() } else { format!("failed: {exit}") };
-        let soon = !life.ready;
-        if soon {
-            let kept = match self.args_before.take() {
-                Some(before) => {
-                    self.args = before;
-                    "; it is started with its earlier arguments again"
-                }
-                None => "; it is tried again",
-            };
-            let why = match &self.life.refusal {
-                Some(Refusal::NotExecuted(why)) => format!("the node was not started: {why}"),
-                _ => format!("the node {what} before it was up"),
-            };
-            self.grant(Wish::Restarted, Reply::error(Code::Node, format!("{why}{kept}")), out);
         }
         let life = &self.life;
         let why = match (&life.refusal, self.is_waited_for()) {

@@ -287,10 +287,14 @@ impl Machine {
             },
             Fit::No(why) => {
                 let text = format!("upgrade {} is due but waits, the old release runs on: {why}", plan.name);
-                if self.told_waiting.get(&plan.release) != Some(&text) {
+                // How far a download is, and when it is tried again, is no news.
+                let fetching = self.fetching.as_ref().is_some_and(|fetching| fetching.is_of(&plan));
+                let told = self.told_waiting.get(&plan.release);
+                let lasting = text.split("; another try in ").next().unwrap_or_default().to_owned();
+                if told != Some(&lasting) && !(fetching && told.is_some()) {
                     say(out, Level::Error, text.clone());
-                    self.announce_not_staged(&plan.release, true, text.clone(), out);
-                    self.told_waiting.insert(plan.release.clone(), text);
+                    self.announce_not_staged(&plan.release, true, text, out);
+                    self.told_waiting.insert(plan.release.clone(), lasting);
                 }
             }
             Fit::Unknown => self.stage_next(out),

@@ -440,6 +440,62 @@ fn a_fetch_ends_when_its_plan_is_withdrawn_or_the_release_came_otherwise() {
 }
 
 #[test]
+fn a_due_plan_that_waits_for_its_download_is_told_of_once_and_tried_soon() {
+    let set = [MAY_FETCH, &[("daemon_event_command", "/tell")]].concat();
+    let mut drive = Drive::up(&set, vec![remote("v2", 100)]).all([probed(150)]);
+    let mut all = Vec::new();
+    for round in 0..12 {
+        // Each time with another countdown, and then with how much has come.
+        drive.now += Duration::from_millis(700);
+        all.extend(drive.feed(fetched(Err("status 404"))));
+        all.extend(drive.feed(Event::Done(Role::Event, Ok(Report::Told))));
+        for _ in 0..3 {
+            drive.now += Duration::from_millis(700);
+            all.extend(drive.feed(probed(151 + round)));
+        }
+        let again = drive.machine.next_fetch_try().unwrap();
+        assert!(again - drive.now <= Duration::from_secs(30), "it is due: {round}");
+        drive.now = again;
+        all.extend(drive.feed(Event::Tick));
+        assert!(drive.machine.fetching.is_some(), "{round}");
+        let note = Note::Progress(Progress { files: 0, bytes: round, of: Some(400) });
+        all.extend(drive.feed(Event::Note(Role::Fetch, note)));
+        all.extend(drive.feed(probed(151 + round)));
+    }
+    let logged = all.iter().filter(|e| matches!(e, Effect::Log(_, text) if text.contains("is due but waits"))).count();
+    assert!(logged <= 2 && told(&all).len() <= 2, "{logged} {:?}", told(&all));
+    // Long before its height there is time.
+    let mut far = Drive::up(&set, vec![remote("v2", 1_000_000)]).all([probed(150)]);
+    for _ in 0..9 {
+        far.feed(fetched(Err("status 404")));
+        far.now = far.machine.next_fetch_try().unwrap();
+        far.feed(Event::Tick);
+    }
+    far.feed(fetched(Err("status 404")));
+    assert_eq!(far.machine.next_fetch_try().unwrap() - far.now, Duration::from_mins(10));
+    // What only the operator can mend is an event at once.
+    let out = far.all([]).feed(fetched(Ok(fetch::Outcome::WrongChecksum("wrong".to_owned()))));
+    assert!(out.is_empty(), "nothing was being fetched");
+    let mut wrong = Drive::up(&set, vec![remote("v2", 1_000_000)]).all([probed(150)]);
+    let out = wrong.feed(fetched(Ok(fetch::Outcome::WrongChecksum("wrong".to_owned()))));
+    assert_eq!(told(&out), ["wrong"]);
+}
+
+#[test]
+fn arguments_that_were_mistyped_at_a_restart_in_a_trial_cost_the_release_nothing() {
+    let mut drive = Drive::trial(&[("daemon_restart_backoff", "1s")]);
+    let before = drive.machine.args.clone();
+    let bad = vec!["--nosuch".to_owned()];
+    drive.feed(Event::Asked(9, Request::Restart { args: Some(bad.clone()) }));
+    drive = drive.all([Event::Ended(Exit::Code(0)), cleared(), recorded("v2", 2), Event::Executed]);
+    assert_eq!(drive.machine.args, bad);
+    let out = format!("{:?}", drive.feed(Event::Ended(Exit::Code(1))));
+    assert!(out.contains("it is started with its earlier arguments again") && out.contains("Reply(9"), "{out}");
+    assert_eq!(drive.machine.args, before);
+    assert_eq!(drive.machine.journal.as_ref().unwrap().stage, Stage::Trial);
+}
+
+#[test]
 fn a_due_plan_whose_release_is_not_fit_waits_and_the_old_release_runs_on() {
     let mut drive = Drive::up(&[], vec![plan("v2", 100)]);
     drive.feed(Event::Done(Role::Stage, Ok(Report::Staged(unfit("v2")))));
