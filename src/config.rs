@@ -355,6 +355,9 @@ impl Notes {
 /// What somebody should have written instead of this unknown name.
 pub fn remedy(name: &str, as_key: bool) -> String {
     let name = name.to_ascii_uppercase();
+    if name == "NODE_ARGS" {
+        return "it is a list in config.toml: `wemixvisor config set node_args` writes it".to_owned();
+    }
     let bare = |variable: &'static str| variable.strip_prefix("DAEMON_").unwrap_or(variable);
     if let Some((_, instead)) = FOREIGN.iter().find(|(variable, _)| *variable == name || bare(variable) == name) {
         return (*instead).to_owned();

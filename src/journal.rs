@@ -317,12 +317,25 @@ pub struct Head {
     pub release: Release,
 }
 
+/// The highest head that the node has ever told. What it may have signed since then lies above it, by as many blocks as the
+/// chain can have made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Highest {
+    /// Block number.
+    pub number: u64,
+    /// When it was told last, seconds since 1970.
+    pub seen: u64,
+}
+
 /// `state.json`: what is known of the node across starts. Older is safe, so it is not synced.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Known {
     /// The last head.
     #[serde(default)]
     pub head: Option<Head>,
+    /// The highest head of all, which no restored backup takes back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub highest: Option<Highest>,
     /// Who the node is.
     #[serde(default)]
     pub identity: Identity,
@@ -335,6 +348,16 @@ pub struct Known {
     /// How the last supervisor ended.
     #[serde(default)]
     pub last: Option<Last>,
+}
+
+impl Known {
+    /// The highest head of all, now that the node tells this one.
+    pub fn highest_with(&self, head: &Head) -> Option<Highest> {
+        let told = Highest { number: head.number, seen: head.seen };
+        // Where only the last head is on record, it was the highest.
+        let before = self.highest.clone().or(self.head.as_ref().map(|h| Highest { number: h.number, seen: h.seen }));
+        Some(before.filter(|before| before.number > told.number).unwrap_or(told))
+    }
 }
 
 /// How a supervisor ended.

@@ -155,8 +155,10 @@ fn remember(home: &Home, spec: &Spec, probed: &Probed) -> Result<()> {
         (Some(identity), true) => identity.clone().or(&before.identity),
         (Some(_) | None, _) => before.identity.clone(),
     };
+    let head = Head { number: probed.head, seen: unix_now(), release: spec.release.clone() };
     let known = Known {
-        head: Some(Head { number: probed.head, seen: unix_now(), release: spec.release.clone() }),
+        highest: before.highest_with(&head),
+        head: Some(head),
         client_version: probed.version.clone().or_else(|| before.client_version.clone()),
         identity,
         machine: proc::machine(),

@@ -8,6 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::{Home, Said, said, under, until, wemixvisor};
@@ -451,10 +452,13 @@ fn a_thousand_clients_are_all_answered() {
     let home = Home::new();
     let mut visor = home.supervise(&[], &[]);
     visor.until_up();
+    // Frozen until all have asked: it meets the thousand at once, and nobody who has not spoken yet.
+    visor.signal(Signal::STOP);
     let mut clients: Vec<UnixStream> = (0..1000).map(|_| client(&home)).collect();
     for stream in &mut clients {
-        let _ = stream.write_all(STATUS);
+        stream.write_all(STATUS).unwrap();
     }
+    visor.signal(Signal::CONT);
     let mut answered = 0;
     for stream in clients {
         let mut line = String::new();

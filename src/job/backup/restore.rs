@@ -252,7 +252,10 @@ fn know(home: &Home, intent: &Intent, owner: Owner) -> Result<()> {
     let mut known = look::read_known(home);
     // A backup that does not know its head is no reason to forget that there was one.
     let Some(number) = intent.becomes else { return Ok(()) };
-    let release = intent.release.clone().or(known.head.map(|head| head.release)).unwrap_or(Release::Genesis);
+    let release =
+        intent.release.clone().or(known.head.as_ref().map(|head| head.release.clone())).unwrap_or(Release::Genesis);
+    // When the chain was there, the backup does not say; lower than what was told before, it takes nothing back.
+    known.highest = known.highest_with(&Head { number, seen: 0, release: release.clone() });
     known.head = Some(Head { number, seen: unix_now(), release });
     let text = serde_json::to_vec(&known).on("write", &home.state())?;
     durable::replace_file(&home.state(), &text, 0o600, owner)

@@ -66,6 +66,7 @@ impl Machine {
         out.push(Effect::Watch(if survey.watchable { survey.watch.clone() } else { Vec::new() }));
         if self.state == State::Boot {
             self.known = survey.known.clone();
+            self.highest = hold::Highest::on_record(&self.known, self.now);
             if let Some(why) = &survey.known_error {
                 say(out, Level::Warn, format!("what was known of the node is lost: {why}"));
             }
@@ -98,8 +99,12 @@ impl Machine {
             Err(why) if self.state == State::Boot => return self.fail(Code::Refused, why.clone(), out),
             Err(why) => self.tell_once("current", why, out),
         }
+        let before = survey.record.as_ref().map(|record| record.args.clone());
         self.take_plans(survey, out);
         if self.state == State::Boot {
+            if let Some(why) = before.and_then(|before| self.command_in_the_way(&before)) {
+                return self.fail(Code::Refused, why, out);
+            }
             if let Some(journal) = &self.journal {
                 say(out, Level::Info, format!("upgrade {} was under way: it is resumed", journal.name));
             }
@@ -261,6 +266,7 @@ impl Machine {
         if let Some(heard) = probed.validators {
             self.heard_validators(heard, out);
         }
+        self.highest = Some(hold::Highest::now_with(self.highest.take(), probed.head, self.now));
         if let Some(release) = self.life.release.clone() {
             self.known.head = Some(Head { number: probed.head, seen: 0, release });
         }

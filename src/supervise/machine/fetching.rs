@@ -57,7 +57,7 @@ impl Machine {
     /// a minute.
     fn time_left(&self, digest: &str) -> Duration {
         let plan = self.schedule.pending().find(|plan| plan.digest == *digest);
-        let blocks = plan.zip(self.life.head).map(|(plan, head)| self.due_at(plan).saturating_sub(head));
+        let blocks = plan.zip(self.height()).map(|(plan, head)| self.due_at(plan).saturating_sub(head));
         let pace = self.life.block_time.unwrap_or(Duration::from_secs(1));
         let left = blocks.map(|blocks| pace.saturating_mul(u32::try_from(blocks).unwrap_or(u32::MAX)) / 2);
         left.unwrap_or(STAGE_PAUSE_MAX).max(SOON)

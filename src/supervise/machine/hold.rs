@@ -8,7 +8,7 @@ use log::Level;
 use super::{Effect, Hold, Machine, Now, PROBE_TIME, Role, State, say};
 use crate::config::show_duration;
 use crate::job::{Job, Report};
-use crate::journal::Journal;
+use crate::journal::{self, Journal, Known, unix_now};
 
 /// The block period where the chain's pace is not known, and the request timeout (go-wbft's and go-stablenet's genesis).
 const BLOCK_PERIOD: Duration = Duration::from_secs(1);
@@ -19,6 +19,34 @@ const DECIDED_AFTER: u64 = 2;
 
 /// How often another node is asked for its head.
 const REFERENCE_PAUSE: Duration = Duration::from_secs(1);
+
+/// The highest head that was ever told, by whichever life of the node, and how long ago.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Highest {
+    number: u64,
+    /// When it was heard or read.
+    at: Now,
+    /// How old it was by then; none: nobody knows, for the clock went back.
+    age: Option<Duration>,
+}
+
+impl Highest {
+    /// What is on record when the program begins.
+    pub(super) fn on_record(known: &Known, now: Now) -> Option<Highest> {
+        let highest = known
+            .highest
+            .clone()
+            .or(known.head.as_ref().map(|h| journal::Highest { number: h.number, seen: h.seen }))?;
+        let age = unix_now().checked_sub(highest.seen).map(Duration::from_secs);
+        Some(Highest { number: highest.number, at: now, age })
+    }
+
+    /// The same, now that the node tells this head.
+    pub(super) fn now_with(before: Option<Highest>, head: u64, now: Now) -> Highest {
+        let told = Highest { number: head, at: now, age: Some(Duration::ZERO) };
+        before.filter(|before| before.number > head).unwrap_or(told)
+    }
+}
 
 impl Machine {
     /// Until when the start is held, if it is. After a clean stop the chain decides within two block periods and one
@@ -36,7 +64,8 @@ impl Machine {
         let Some(until) = self.held_until() else { return false };
         self.state = State::Held { until, why: Hold::Signed };
         self.reached = None;
-        if !self.config.reference_rpc.is_empty() && self.last_end.is_some_and(|(_, clean)| !clean) {
+        let unclean = self.last_end.is_some_and(|(_, clean)| !clean);
+        if !self.config.reference_rpc.is_empty() && unclean && self.may_have_reached().is_some() {
             self.reference_at = Some(self.now);
         }
         let left = show_duration(until.saturating_sub(self.now));
@@ -56,14 +85,14 @@ impl Machine {
         }
     }
 
-    /// The block that this node may have had when it ended: the last one that it told, and as many as the chain has made
-    /// until then.
-    fn may_have_reached(&self) -> u64 {
-        let told = self.known.head.as_ref().map_or(0, |head| head.number);
-        let since = self.last_end.filter(|_| self.life.head.is_some());
-        let since = since.map_or(Duration::ZERO, |(ended, _)| ended.saturating_sub(self.life.progress));
+    /// The block that this node may have had when it ended: the highest that it told, and as many as the chain can have made
+    /// until then, whoever heard of them: it may have gone on without its supervisor. None: nobody knows.
+    fn may_have_reached(&self) -> Option<u64> {
+        let ((ended, _), highest) = self.last_end.zip(self.highest)?;
+        let since = highest.age? + ended.saturating_sub(highest.at);
         let pace = self.life.block_time.unwrap_or(BLOCK_PERIOD).as_millis().max(1);
-        told.saturating_add(u64::try_from(since.as_millis().div_ceil(pace)).unwrap_or(u64::MAX))
+        let made = u64::try_from(since.as_millis().div_ceil(pace)).unwrap_or(u64::MAX);
+        Some(highest.number.saturating_add(made))
     }
 
     /// The chain is two blocks further than this node may have been, and than the other one was in the beginning: what this
@@ -78,8 +107,8 @@ impl Machine {
                 return self.tell_once("reference", &format!("DAEMON_REFERENCE_RPC does not answer: {why}"), out);
             }
         };
-        // What this node told last may be old, or of a supervisor that was killed since: the other's first word counts too.
-        let reached = self.reached.unwrap_or_else(|| self.may_have_reached().max(head));
+        // The chain may be faster than it was: the other's first word counts, too.
+        let Some(reached) = self.reached.or_else(|| Some(self.may_have_reached()?.max(head))) else { return };
         self.reached = Some(reached);
         if head >= reached.saturating_add(DECIDED_AFTER) {
             self.reference_at = None;

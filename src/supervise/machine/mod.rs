@@ -449,6 +449,8 @@ pub struct Machine {
     prune_at: Option<Now>,
     /// When another node of the chain is asked whether a start must be held any longer.
     reference_at: Option<Now>,
+    /// The highest head that was ever told.
+    highest: Option<hold::Highest>,
     /// The block that this node may have had when it ended, once the other one was heard in this hold.
     reached: Option<u64>,
     /// When the last node ended and whether it did so cleanly, or what changed since makes that worthless.
@@ -566,6 +568,7 @@ impl Machine {
             trim: trim::Trim::default(),
             prune_at: None,
             reference_at: None,
+            highest: None,
             reached: None,
             last_end: None,
             wishes: Vec::new(),

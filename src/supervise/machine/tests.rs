@@ -14,7 +14,7 @@ use crate::job::measure::Measured;
 use crate::job::stage::{Check, Staged};
 use crate::job::trim::Trimmed;
 use crate::job::validators::{self, Validators};
-use crate::journal::rfc3339;
+use crate::journal::{Head, Highest, Known, rfc3339, unix_now};
 use crate::plan::Rolling;
 use crate::schedule::Found;
 use crate::source::{Link, Place, Source};
@@ -387,20 +387,23 @@ fn what_could_not_be_fetched_is_tried_again_with_growing_pauses_and_holds_up_no_
         short(&effects).contains("start:Fetch") && of(&drive).contains("status 404; another try in 5s"),
         "{effects:?}"
     );
-    let mut waited = Vec::new();
-    while waited.len() < 12 {
-        if let Some(at) = drive.machine.next_fetch_try() {
-            drive.now = at;
-            drive.feed(Event::Tick);
+    let longest = |mut drive: Drive| {
+        let mut waited = Vec::new();
+        for _ in 0..24 {
+            if let Some(at) = drive.machine.next_fetch_try() {
+                drive.now = at;
+                drive.feed(Event::Tick);
+            }
+            drive.feed(fetched(Err("status 404")));
+            waited.extend(drive.machine.refused.get("v2@100").and_then(|r| r.again).map(|at| at - drive.now));
         }
-        drive.feed(fetched(Err("status 404")));
-        waited.extend(drive.machine.refused.get("v2@100").and_then(|r| r.again).map(|at| (at - drive.now).as_secs()));
-        waited.dedup();
-        if waited.last() == Some(&600) {
-            break;
-        }
-    }
-    assert_eq!(waited.last(), Some(&600), "{waited:?}");
+        waited.into_iter().max().unwrap().as_secs()
+    };
+    assert_eq!(longest(drive), 600);
+    // A plan that is due waits for nothing else, also by the head that an earlier life told.
+    let mut due = Drive::up(MAY_FETCH, vec![remote("v2", 100)]);
+    due.machine.known.head = Some(Head { number: 99, seen: 0, release: Release::Genesis });
+    assert_eq!(longest(due), 30);
 }
 
 #[test]
@@ -583,6 +586,45 @@ fn a_command_ends_the_program_and_a_node_that_answered_is_started_again() {
     let mut late = Drive::up(&[], Vec::new()).after(61);
     late.feed(Event::Ended(Exit::Code(0)));
     assert!(matches!(late.machine.state, State::Backoff { .. }), "after 60 s it was no command");
+}
+
+#[test]
+fn a_command_is_not_taken_for_the_node_of_an_upgrade() {
+    let record = |args: &[&str]| crate::journal::Record {
+        pid: 7,
+        start_time: 1,
+        boot_id: "b".to_owned(),
+        release: release("v2"),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        started: 1,
+        death_signal: true,
+        ended: None,
+    };
+    let head = Some(Head { number: 99, seen: 0, release: Release::Genesis });
+    let under_way =
+        |args: &[&str]| Survey { record: Some(record(args)), ..survey("v2", Some(journal(Stage::Trial)), Vec::new()) };
+    let due = |args: &[&str]| Survey {
+        record: Some(record(args)),
+        known: Known { head: head.clone(), ..Known::default() },
+        ..survey("genesis", None, vec![plan("v2", 100)])
+    };
+    let node = &["--datadir", "/d"][..];
+    for (args, node_args, survey, refused) in [
+        (&["version"][..], &[][..], under_way(node), true),
+        (&["version"], &[], due(node), true),
+        (&["version"], &[], under_way(&["start", "--home=/d"]), true),
+        (&["version"], &[], Survey { record: Some(record(node)), ..survey("genesis", None, Vec::new()) }, false),
+        (&["start"], &[], under_way(&["start", "--home=/d"]), false),
+        (&["start"], &["start"], under_way(node), false),
+        (node, &[], under_way(&["start"]), false),
+        (&[], &[], under_way(node), false),
+    ] {
+        let mut drive = Drive::new(&[]).all([Event::Booted]);
+        drive.machine.config.node_args = node_args.iter().map(|arg| (*arg).to_owned()).collect();
+        drive.machine.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let effects = short(&drive.feed(surveyed(survey.clone())));
+        assert_eq!(effects.contains("exit:4"), refused, "{args:?} after {:?}: {effects}", survey.record);
+    }
 }
 
 #[test]
@@ -1126,16 +1168,41 @@ fn a_long_hold_ends_when_another_node_shows_that_the_chain_has_gone_on() {
         }
         assert!(short(&drive.feed(told(Ok(over)))).contains("launch"), "{first} {over}");
     }
-    // A supervisor that begins knows nothing of what its node did after it was asked last.
-    let known = Known { head: Some(Head { number: 50, seen: 0, release: release("genesis") }), ..Known::default() };
+    // A supervisor that begins knows nothing of what its node did after it was asked last: that was 30 seconds ago, and the
+    // other node may be behind. Data that were put back take nothing back that was signed.
+    let ago = |seconds: u64| unix_now() - seconds;
+    let head = |number, seconds| Some(Head { number, seen: ago(seconds), release: release("genesis") });
+    let highest = |number, seconds| Some(Highest { number, seen: ago(seconds) });
+    for (known, first, over) in [
+        (Known { head: head(50, 30), ..Known::default() }, 90, 92),
+        (Known { head: head(50, 30), ..Known::default() }, 60, 83),
+        (Known { head: head(20, 0), highest: highest(50, 30), ..Known::default() }, 60, 83),
+    ] {
+        let mut drive = Drive::new(&set).all([Event::Booted]);
+        drive.feed(surveyed(Survey { known, ..survey("genesis", None, Vec::new()) }));
+        drive.feed(Event::Tick);
+        for head in [first, over - 2] {
+            drive.feed(told(Ok(head)));
+            assert!(matches!(drive.machine.state, State::Held { .. }), "{head} of {over}: {:?}", drive.machine.state);
+        }
+        assert!(short(&drive.feed(told(Ok(over)))).contains("launch"), "{over}");
+    }
+    // Where the clock went back, nobody knows how far it came.
+    let known = Known { head: Some(Head { seen: unix_now() + 3600, ..head(50, 0).unwrap() }), ..Known::default() };
     let mut drive = Drive::new(&set).all([Event::Booted]);
     drive.feed(surveyed(Survey { known, ..survey("genesis", None, Vec::new()) }));
-    drive.feed(Event::Tick);
-    for head in [90, 91] {
+    assert!(!short(&drive.feed(Event::Tick)).contains("start:Reference"));
+    drive.now += Duration::from_secs(61);
+    assert!(short(&drive.feed(Event::Tick)).contains("launch"));
+    // A second life that never told its head may have gone as far as the chain.
+    let mut drive = Drive::up(&set, Vec::new()).all([probed(50), Event::Ended(Exit::Signal(9))]).after(1);
+    drive = drive.all([told(Ok(50)), told(Ok(52)), Event::Executed]).after(20);
+    drive = drive.all([Event::Ended(Exit::Signal(9))]).after(2);
+    for head in [60, 72] {
         drive.feed(told(Ok(head)));
-        assert!(matches!(drive.machine.state, State::Held { .. }), "{:?}", drive.machine.state);
+        assert!(matches!(drive.machine.state, State::Held { .. }), "{head}: {:?}", drive.machine.state);
     }
-    assert!(short(&drive.feed(told(Ok(92)))).contains("launch"));
+    assert!(short(&drive.feed(told(Ok(73)))).contains("launch"));
     // Without one, or where it never answers, the hold ends by itself.
     let mut drive = Drive::up(&set, Vec::new()).all([probed(50), Event::Ended(Exit::Signal(9))]).after(1);
     drive.feed(told(Err("no answer")));
