@@ -369,6 +369,9 @@ pub struct Last {
     pub reason: String,
     /// When, RFC 3339.
     pub time: String,
+    /// The last start of a node that it knew of, see [`Record::key`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
 }
 
 /// The run record: who was started last, on which data. Content of `data.lock`, written by who holds it.
@@ -391,6 +394,13 @@ pub struct Record {
     /// How it ended; none while it runs, and for ever when nobody saw its end.
     #[serde(default)]
     pub ended: Option<String>,
+}
+
+impl Record {
+    /// Tells this start from any other.
+    pub fn key(&self) -> String {
+        format!("{}-{}-{}", self.pid, self.start_time, self.boot_id)
+    }
 }
 
 /// One line of `history.jsonl`: a finished upgrade.

@@ -45,6 +45,11 @@ impl Checksum {
         Ok(made(hex.to_ascii_lowercase()))
     }
 
+    /// Whether the other one is of the same kind, and so can be compared with it.
+    pub fn is_like(&self, other: &Checksum) -> bool {
+        std::mem::discriminant(self) == std::mem::discriminant(other)
+    }
+
     /// What computes the sum that is compared with this one.
     pub fn hasher(&self) -> Hasher {
         match self {

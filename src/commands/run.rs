@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -128,7 +128,7 @@ fn cautions(home: &Home, args: &[String]) -> Vec<String> {
 /// Becomes the only supervisor of this home.
 fn take_lock(home: &Home) -> Result<File> {
     let path = home.lock();
-    let mut lock = OpenOptions::new()
+    let lock = OpenOptions::new()
         .read(true)
         .write(true)
         .create(true)
@@ -176,8 +176,12 @@ fn take_lock(home: &Home) -> Result<File> {
         std::thread::sleep(Duration::from_millis(10));
     }
     let pid = std::process::id();
-    let text = format!("{pid} {}\n", proc::start_time(pid).unwrap_or(0));
-    lock.set_len(0).and_then(|()| lock.write_all(text.as_bytes())).on("write", &path)?;
+    // Always as long, and in its place: so nobody reads half of it, and a full disk has room for it.
+    let text = format!("{pid:<10} {:<20}\n", proc::start_time(pid).unwrap_or(0));
+    if let Err(e) = lock.write_all_at(text.as_bytes(), 0) {
+        // It is the lock that counts; this only tells whose it is.
+        log::warn!("cannot write {}: {e}", path.display());
+    }
     Ok(lock)
 }
 
@@ -188,7 +192,12 @@ fn already_runs(home: &Home, pid: u64) -> Error {
 /// The loop is over: now the disk may be written to.
 fn remember_end(home: &Home, state: &str, reason: &str) {
     let mut known = look::read_known(home);
-    known.last = Some(Last { state: state.to_owned(), reason: reason.to_owned(), time: rfc3339(unix_now()) });
+    known.last = Some(Last {
+        state: state.to_owned(),
+        reason: reason.to_owned(),
+        time: rfc3339(unix_now()),
+        node: read_record(home).map(|record| record.key()),
+    });
     let written = serde_json::to_vec(&known)
         .ok()
         .zip(home.owner().ok())

@@ -14,6 +14,7 @@ use crate::cli::Upgrade;
 use crate::config::show_size;
 use crate::error::{Code, Error, OnFile, Result};
 use crate::home::{Home, Name, Release};
+use crate::job::fetch::origin;
 use crate::job::{backup, check, durable, fetch, look, shim, stage, step};
 use crate::journal::{History, Outcome, expected_downtime};
 use crate::plan::Plan;
@@ -217,11 +218,18 @@ pub fn tell_if_headless(context: &Context, head: Option<u64>) {
 pub fn tell_if_missing(context: &Context, plan: &Plan) {
     let (name, height) = (&plan.name, plan.height);
     let binary = context.home.binary(&context.home.find(name));
+    let release = context.home.find(name);
+    let source = Source::of(&plan.info).ok().flatten();
+    let other = source.as_ref().and_then(|source| origin::contradiction(&context.home, &release, source));
+    if let Some(why) = other {
+        return context.note(&format!("warning: {why}"));
+    }
     let Err(why) = check::executable(&binary) else { return };
-    let source = Source::of(&plan.info).ok().flatten().filter(|_| binary.symlink_metadata().is_err());
+    let source = source.filter(|_| binary.symlink_metadata().is_err());
     match source {
         Some(source) if context.config.allow_download => {
-            context.note(&format!("its release is fetched from {} as soon as a supervisor runs", source.link()));
+            let when = if client::supervisor(&context.home).is_some() { "now" } else { "as soon as a supervisor runs" };
+            context.note(&format!("its release is fetched from {} {when}", source.link()));
         }
         Some(source) => context.note(&format!(
             "warning: its release must be there before block {height}: `wemixvisor upgrade prepare {name}` fetches it from {}, or with DAEMON_ALLOW_DOWNLOAD_BINARIES=true the supervisor does",
@@ -317,6 +325,7 @@ fn add(context: &Context, name: &Name, file: &Path, height: Option<u64>, force: 
     if !installed.inspect_err(|_| remove_empty_dirs(&binary))? {
         return Err(there());
     }
+    origin::forget(&home.release(&release))?;
     answer(&format!("installed {}", binary.display()))?;
     accepted.map_or(Ok(()), |(accepted, head)| put(context, accepted, head))
 }
@@ -405,7 +414,7 @@ pub fn fetch_release(context: &Context, release: &Release, source: Source) -> Re
 }
 
 /// Looks at a release as the supervisor does before it is due.
-pub fn stage_now(context: &Context, release: Release) -> stage::Staged {
+pub fn stage_now(context: &Context, release: Release, source: Option<Source>) -> stage::Staged {
     let home = &context.home;
     // As the supervisor does it: with the arguments of the node that runs, or ran last.
     let args = shim::read_record(home).map_or_else(|| context.config.node_args.clone(), |record| record.args);
@@ -416,7 +425,7 @@ pub fn stage_now(context: &Context, release: Release) -> stage::Staged {
     let backup = (!context.config.skip_backup).then(|| backup::Spec::new(&context.config, home, &final_args));
     let hook = context.config.custom_preupgrade.clone();
     let mut staged =
-        stage::stage(home, &stage::Spec { release, backup, hook, args, log: context.config.log_file.clone() });
+        stage::stage(home, &stage::Spec { release, source, backup, hook, args, log: context.config.log_file.clone() });
     staged.checks.insert(
         0,
         stage::Check {
@@ -446,10 +455,15 @@ pub fn findings(checks: &[stage::Check]) -> String {
 fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
     let home = &context.home;
     let (name, entry) = meant(context, name)?;
-    let staged = stage_now(context, home.find(&name));
+    let pending = entry.as_ref().filter(|entry| entry.standing == Standing::Pending).map(|entry| &entry.plan);
+    let source = pending.and_then(|plan| plan.source.clone().ok().flatten());
+    let staged = stage_now(context, home.find(&name), source);
     let head = client::head(home);
     let mut good = staged.problem().is_none();
     let mut outlook = Vec::new();
+    if let Some(why) = pending.filter(|_| !good).and_then(|plan| told_note(home, plan)) {
+        outlook.push(format!("the supervisor says: {why}"));
+    }
     match entry.as_ref().map(|e| (&e.plan, &e.standing)) {
         None => outlook.push(format!("no plan names {name}: `wemixvisor upgrade schedule {name} HEIGHT` or `upgrade now {name}` would use this release")),
         Some((plan, Standing::Pending)) => {
@@ -486,6 +500,15 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
         answer(&text)?;
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(Code::Failed as u8) })
+}
+
+/// What the supervisor, if one runs, has to say of a plan.
+fn told_note(home: &Home, plan: &Found) -> Option<String> {
+    let status = client::ask(home, &Request::Status).ok()??;
+    let is_its =
+        |told: &&Value| told.get("name") == Some(&json!(plan.name)) && told.get("height") == Some(&json!(plan.height));
+    let told = status.get("plans")?.as_array()?.iter().find(is_its)?.get("note")?.as_str()?;
+    Some(told.to_owned()).filter(|note| !note.is_empty())
 }
 
 /// The plans as they are on disk, each with its standing: as the supervisor sees it, where one runs and knows it already.

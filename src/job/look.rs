@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::fetch::origin;
 use super::shim::read_record;
 use super::{backup, batches, check};
 use crate::error::{Error, OnFile, Result};
@@ -150,11 +151,12 @@ pub fn read_plans(home: &Home, history: &[History]) -> (Vec<Found>, Vec<PlanErro
             Ok(plans) => found.extend(plans.into_iter().map(|plan| {
                 let release = home.find(&plan.name);
                 let digest = plan.digest();
+                let source = Source::of(&plan.info);
                 Found {
-                    print: fingerprint(&home.binary(&release)),
+                    print: print(home, &release, source.as_ref().ok().and_then(Option::as_ref)),
                     outcome: outcomes.get(digest.as_str()).cloned(),
                     description: plan.description(),
-                    source: Source::of(&plan.info),
+                    source,
                     rolling: plan.rolling(),
                     batch: plan.batch,
                     name: plan.name,
@@ -239,9 +241,16 @@ pub fn last_state(home: &Home) -> (&'static str, Option<String>) {
     let record = read_record(home);
     let lives =
         record.as_ref().filter(|r| r.boot_id == proc::boot_id() && proc::start_time(r.pid) == Some(r.start_time));
-    // A supervisor that left by itself after this start saw its end.
     let left = |started: u64| known.last.as_ref().is_some_and(|last| last.time >= rfc3339(started));
-    let unseen = record.as_ref().is_some_and(|r| r.ended.is_none() && !left(r.started));
+    // Whether the last supervisor that left by itself knew of this start, and so saw its end.
+    let knew = |record: &Record| {
+        let node = known.last.as_ref().and_then(|last| last.node.as_ref());
+        node.map_or_else(|| left(record.started), |node| *node == record.key())
+    };
+    let unseen = record.as_ref().is_some_and(|r| r.ended.is_none() && !knew(r));
+    // One that had no disk to write to left the node's end only.
+    let by_itself = |r: &Record| Some(r.ended.as_deref()?.strip_prefix("by itself: ")?.to_owned());
+    let silent = record.as_ref().filter(|r| !knew(r)).and_then(by_itself);
     // One that was asked to stop in the middle of an upgrade left after it had begun.
     let broken_off = read_journal(home).ok().flatten().filter(|journal| !left(journal.begun));
     match (lives, unseen, broken_off, known.last) {
@@ -255,11 +264,22 @@ pub fn last_state(home: &Home) -> (&'static str, Option<String>) {
             let name = journal.name;
             ("crashed", Some(format!("the supervisor died, or the machine, in the middle of upgrade {name}")))
         }
+        (None, false, None, _) if let Some(exit) = silent => {
+            ("error", Some(format!("the node ended by itself: {exit}, and its supervisor left without a word")))
+        }
         (None, false, None, Some(last)) => {
             (if last.state == "error" { "error" } else { "stopped" }, Some(format!("{} ({})", last.reason, last.time)))
         }
         (None, false, None, None) => ("stopped", None),
     }
+}
+
+/// What a release looks like to a plan that has it from there; changes when its binary is replaced, and when the plan wants
+/// another one than was fetched.
+pub fn print(home: &Home, release: &Release, source: Option<&Source>) -> Option<String> {
+    let print = fingerprint(&home.binary(release))?;
+    let other = source.and_then(|source| origin::contradiction(home, release, source));
+    Some(if other.is_some() { format!("{print}, another one") } else { print })
 }
 
 /// What a binary looks like from outside; changes when it is replaced.

@@ -45,7 +45,7 @@ pub enum Job {
     /// Ask another node of the chain for its head.
     Reference(Vec<Address>),
     /// Check that a release can be run.
-    Stage(stage::Spec),
+    Stage(Box<stage::Spec>),
     /// Fetch a release.
     Fetch(fetch::Spec),
     /// Move an upgrade on by one durable step.

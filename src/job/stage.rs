@@ -14,11 +14,13 @@ use rustix::process::{Pid, Signal, geteuid, kill_process_group};
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
+use super::fetch::origin;
 use super::{backup, check, durable, look, shim, step};
 use crate::error::{OnFile, Result};
 use crate::geth;
 use crate::home::{Home, Release};
 use crate::proc;
+use crate::source::Source;
 
 /// How long a binary may take to tell its version.
 const VERSION_TIME: Duration = Duration::from_secs(5);
@@ -37,6 +39,9 @@ const VERSION_MAX: u64 = 64 << 10;
 pub struct Spec {
     /// The release.
     pub release: Release,
+    /// Where its plan has it from, if that says so.
+    #[serde(default)]
+    pub source: Option<Source>,
     /// What its upgrade will back up and where to; none: the operator wants no backup.
     pub backup: Option<backup::Spec>,
     /// The operator's own hook.
@@ -88,12 +93,16 @@ pub fn stage(home: &Home, spec: &Spec) -> Staged {
     let binary = home.binary(&spec.release);
     let mut staged = Staged {
         release: spec.release.clone(),
-        print: look::fingerprint(&binary),
+        print: look::print(home, &spec.release, spec.source.as_ref()),
         checks: Vec::new(),
         version: None,
         backup: None,
     };
     let mut good = staged.note("the binary can be executed here", check::executable(&binary).map(|()| None));
+    let other = spec.source.as_ref().and_then(|source| origin::contradiction(home, &spec.release, source));
+    if good && let Some(why) = other {
+        good = staged.note("it is the one that the plan wants", Err(why));
+    }
     good = good && {
         let told = version(&binary);
         staged.version = told.clone().ok();

@@ -890,7 +890,7 @@ fn a_release_is_fetched_while_the_old_one_runs_and_takes_over_at_its_height() {
     assert_eq!(home.current(), "v2");
     installed(&home, "v2", &node);
     assert!(home.logged("the hook ran") >= 1);
-    assert_eq!(names(&release), ["bin", "mock-flags", "node-args", "pre-upgrade", "upgrade-info.json"]);
+    assert_eq!(names(&release), ["bin", "fetched.json", "mock-flags", "node-args", "pre-upgrade", "upgrade-info.json"]);
     let args = home.status()["args"].to_string();
     assert!(args.contains("--verbosity"), "{args}");
     home.until_log("release v2 is there: ");
@@ -953,6 +953,8 @@ fn a_wrong_checksum_waits_for_the_operator() {
     });
     assert_eq!(status["release"], "genesis");
     home.until_log("upgrade v2 is due but waits");
+    let check = home.run(&["upgrade", "check"]).code(1);
+    assert!(check.out.contains("the supervisor says: ") && check.out.contains("is not what it should be"), "{check:?}");
     // Whatever else happens, it is not asked for again.
     let looked = home.put("upgrades/5000/upgrade-info.json", r#"{"name": "v9", "height": 5000}"#);
     home.until_log("upgrade v9 is planned");
@@ -1024,6 +1026,50 @@ fn a_release_that_the_operator_brings_meanwhile_wins() {
     assert_eq!(server.asked("/slow").len(), 1);
     assert_eq!(home.logged("tried again"), 0, "{}", home.log());
     assert_eq!(warnings(&home), 0, "{}", home.log());
+}
+
+#[test]
+fn a_plan_that_wants_another_file_by_now_does_not_get_the_one_that_was_fetched() {
+    let home = Home::new();
+    let server = Server::new();
+    let other = format!("{SCRIPT}# another build\n");
+    server.page("/a", Page::new(SCRIPT));
+    server.page("/b", Page::new(other.as_str()));
+    let mut visor = home.supervise(FETCHES, &[]);
+    visor.until_up();
+    let schedule = |path: &str, sum: &str| {
+        let url = server.url(path);
+        let words = ["upgrade", "schedule", "v2", "1000", "--force", "--url", &url, "--checksum", sum];
+        home.run(&[FETCHES, PLAIN, &words].concat()).code(0)
+    };
+    let said = schedule("/a", &sum(SCRIPT));
+    assert!(said.err.contains("is fetched from") && said.err.contains("/a now"), "{said:?}");
+    home.until_log("release v2 is ready");
+    home.run(&["upgrade", "check"]).code(0);
+    // The same file from elsewhere is the same.
+    assert_eq!(schedule("/c", &sum(SCRIPT)).err, "");
+    home.run(&["upgrade", "check"]).code(0);
+    // Another one is not.
+    let said = schedule("/b", &sum(&other));
+    assert!(said.err.contains("warning: the release that is there was fetched from"), "{said:?}");
+    home.until_log("release v2 is not ready: the release that is there was fetched from");
+    let check = home.run(&["upgrade", "check"]).code(1);
+    assert!(check.out.contains("NO  it is the one that the plan wants: the release that is there"), "{check:?}");
+    home.run(&[PLAIN, &["upgrade", "prepare"]].concat()).code(1);
+    // Its own remedy: moved away, it is fetched anew.
+    let binary = home.own("upgrades/v2/bin/node");
+    fs::rename(home.own("upgrades/v2"), home.own("upgrades/v2.old")).unwrap();
+    until("the other one is there", || fs::read(&binary).ok().filter(|bytes| *bytes == other.as_bytes()));
+    until("it is ready", || (home.logged("release v2 is ready") == 2).then_some(()));
+    home.run(&["upgrade", "check"]).code(0);
+    // What the operator puts there is the operator's word.
+    schedule("/a", &sum(SCRIPT));
+    home.run(&["upgrade", "check"]).code(1);
+    let mine = home.put("mine", "#!/bin/sh\necho mine\n");
+    home.run(&["upgrade", "add", "v2", mine.to_str().unwrap(), "--force"]).code(0);
+    home.run(&["upgrade", "check"]).code(0);
+    until("it is ready again", || (home.logged("release v2 is ready") == 3).then_some(()));
+    visor.stop();
 }
 
 #[test]

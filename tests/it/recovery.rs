@@ -4,7 +4,7 @@
 use std::fs;
 use std::process::Command;
 
-use crate::support::{Home, lives, tmpfs, until};
+use crate::support::{Home, lives, text, tmpfs, until};
 
 #[test]
 fn a_home_without_its_link_is_not_taken_back_to_genesis() {
@@ -130,18 +130,51 @@ fn a_restart_with_arguments_that_the_node_refuses_says_so_and_gives_the_earlier_
     visor.stop();
 }
 
+/// The mock node without what only debuggers want: it has to lie on a small file system.
+fn small(to: &std::path::Path) {
+    fs::create_dir_all(to.parent().unwrap()).unwrap();
+    let status = Command::new("strip").arg("-o").arg(to).arg(crate::support::mocknode()).status();
+    assert!(status.is_ok_and(|status| status.success()));
+}
+
+fn install_small(home: &Home) {
+    small(&home.dir.join("node"));
+    home.run(&["init", home.dir.join("node").to_str().unwrap()]).code(0);
+}
+
+/// Fills the file system of the home to the last byte.
+fn fill(home: &Home) {
+    for (name, size) in [("fill", "bs=64k"), ("fill2", "bs=1")] {
+        let file = home.dir.join(name);
+        let _ = Command::new("dd").args(["if=/dev/zero", size]).arg(format!("of={}", file.display())).output();
+    }
+}
+
+#[test]
+fn a_node_that_is_given_up_on_a_full_disk_is_told_of_although_nothing_can_be_written() {
+    let home = Home::empty();
+    let Some(_mounted) = tmpfs(&home.dir, "64m") else { return };
+    install_small(&home);
+    let chain = Home::empty();
+    let datadir = chain.datadir();
+    let node = ["--datadir", datadir.to_str().unwrap(), "--period", "50ms"];
+    let mut visor = home.supervise_with(&[], &node);
+    visor.until_up();
+    visor.stop();
+    fill(&home);
+    let mut visor = home.supervise_with(&["--max-restarts", "0"], &[&node[..], &["--die-at-start=7"]].concat());
+    assert_eq!(visor.end(), 5);
+    let status = home.run(&["status", "--json"]).code(3).json();
+    assert_eq!(text(&status, "state"), "error", "{status}");
+    assert!(text(&status, "error").contains("the node ended by itself: exit status 7"), "{status}");
+}
+
 #[test]
 fn a_disk_that_is_full_at_the_switch_costs_neither_the_node_nor_its_release() {
     let home = Home::empty();
     let Some(_mounted) = tmpfs(&home.dir, "64m") else { return };
-    let strip = |to: &std::path::Path| {
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        let status = Command::new("strip").arg("-o").arg(to).arg(crate::support::mocknode()).status();
-        assert!(status.is_ok_and(|status| status.success()));
-    };
-    strip(&home.dir.join("node"));
-    home.run(&["init", home.dir.join("node").to_str().unwrap()]).code(0);
-    strip(&home.own("upgrades/v2/bin/node"));
+    install_small(&home);
+    small(&home.own("upgrades/v2/bin/node"));
     // The chain lies elsewhere, so that the node itself has room.
     let chain = Home::empty();
     let datadir = chain.datadir();
@@ -152,14 +185,7 @@ fn a_disk_that_is_full_at_the_switch_costs_neither_the_node_nor_its_release() {
     visor.until_up();
     home.run(&["upgrade", "now", "v2"]).code(0);
     home.until_status("the old release stops", |s| s["upgrade"]["phase"] == "stopping");
-    let _ = Command::new("dd")
-        .args(["if=/dev/zero", "bs=64k"])
-        .arg(format!("of={}", home.dir.join("fill").display()))
-        .output();
-    let _ = Command::new("dd")
-        .args(["if=/dev/zero", "bs=1"])
-        .arg(format!("of={}", home.dir.join("fill2").display()))
-        .output();
+    fill(&home);
     let status = home.until_status("a node runs all the same", |s| s["state"] == "running" && s["head_known"] == true);
     assert_eq!((status["release"].as_str(), home.current().as_str()), (Some("genesis"), "genesis"), "{status}");
     fs::remove_file(home.dir.join("fill")).unwrap();

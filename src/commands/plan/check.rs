@@ -12,6 +12,7 @@ use super::{apply, count, tell};
 use crate::batch::Batch;
 use crate::error::{Code, Result};
 use crate::home::Name;
+use crate::job::fetch::origin;
 use crate::job::stage::Check;
 use crate::job::{batches, check};
 use crate::plan::Plan;
@@ -88,11 +89,16 @@ fn checks(context: &Context, name: Option<&Name>, read: Listed) -> Vec<Check> {
 fn of_release(context: &Context, plan: &Plan) -> Vec<Check> {
     let name = &plan.name;
     let source = trusted(context, plan);
-    let binary = context.home.binary(&context.home.find(name));
+    let release = context.home.find(name);
+    let binary = context.home.binary(&release);
     let there = binary.symlink_metadata().is_ok();
     let mut checks = Vec::new();
     if there {
         checks.push(finding(&format!("release {name} can be executed"), check::executable(&binary).map(|()| None)));
+        let source = source.as_ref().ok().and_then(Option::as_ref);
+        if let Some(why) = source.and_then(|source| origin::contradiction(&context.home, &release, source)) {
+            checks.push(finding(&format!("release {name} is the one of the plan"), Err(why)));
+        }
     }
     match source {
         Ok(Some(source)) => {
@@ -139,7 +145,7 @@ pub fn prepare(context: &Context, name: &Name) -> Result<ExitCode> {
         }
         let mut version = None;
         if checks.iter().all(|check| check.problem.is_none()) {
-            let staged = stage_now(context, release);
+            let staged = stage_now(context, release, trusted(context, plan).ok().flatten());
             checks.extend(staged.checks);
             version = staged.version;
         }

@@ -35,6 +35,7 @@ pub fn install(home: &Home, release: &Release, tree: &Path, owner: Owner) -> Res
             // Somebody else was faster.
             return Ok(false);
         }
+        super::origin::forget(&goal)?;
         adopt(&goal, tree, owner)?;
         super::archive::sync(tree)?;
         match renameat_with(CWD, tree, CWD, &goal, RenameFlags::EXCHANGE) {

@@ -5,6 +5,7 @@
 pub mod archive;
 mod digest;
 mod install;
+pub mod origin;
 pub mod web;
 
 use std::fs::{self, File, Permissions, TryLockError};
@@ -175,7 +176,7 @@ fn wrong(link: &Link, sum: &Checksum) -> String {
 fn release(home: &Home, spec: &Spec, part: &mut Part, link: &Link) -> Result<Made> {
     let tree = part.path.with_extension("tree");
     remove_any(&tree)?;
-    let made = match plant(part, link, &tree, home.binary_name()) {
+    let made = match plant(part, &spec.source, link, &tree, home.binary_name()) {
         Ok(()) => install::install(home, &spec.release, &tree, part.owner)
             .map(|ours| if ours { Made::Here } else { Made::ByOthers }),
         Err(archive::Fault::Disk(error)) => Err(error),
@@ -186,7 +187,13 @@ fn release(home: &Home, spec: &Spec, part: &mut Part, link: &Link) -> Result<Mad
 }
 
 /// Makes the tree of a release.
-fn plant(part: &mut Part, link: &Link, tree: &Path, name: &str) -> std::result::Result<(), archive::Fault> {
+fn plant(
+    part: &mut Part,
+    source: &Source,
+    link: &Link,
+    tree: &Path,
+    name: &str,
+) -> std::result::Result<(), archive::Fault> {
     let binary = tree.join("bin").join(name);
     let unfit = |why: String| archive::Fault::Archive(format!("{link} {why}"));
     if archive::is_one(&mut part.file).on("read", &part.path)? {
@@ -214,7 +221,8 @@ fn plant(part: &mut Part, link: &Link, tree: &Path, name: &str) -> std::result::
         }
     }
     let inside = binary.display().to_string();
-    check::executable_file(&binary).map_err(|why| archive::Fault::Archive(why.replace(&inside, &link.to_string())))
+    check::executable_file(&binary).map_err(|why| archive::Fault::Archive(why.replace(&inside, &link.to_string())))?;
+    Ok(origin::write(tree, &binary, source, link, part.owner)?)
 }
 
 /// What sort of archive a file is, where it is one that is not taken.

@@ -4,6 +4,9 @@ use super::events::about;
 use super::*;
 use crate::event::What;
 
+/// Who wants to leave waits for so many looks whether the data is free that fail.
+const CLEAR_TRIES: u32 = 5;
+
 impl Machine {
     /// Ends the node gently, whatever is under way, and says what follows.
     pub(super) fn stop(&mut self, then: Then, out: &mut Vec<Effect>) {
@@ -172,10 +175,19 @@ impl Machine {
                 // Without knowing that the data is free nobody starts.
                 say(out, Level::Error, format!("cannot tell whether the data is free: {why}"));
             }
+            self.clear_failures += 1;
+            if let Then::Exit(_) = then
+                && self.clear_failures >= CLEAR_TRIES
+            {
+                // Nothing is to be started, so nobody is in danger; and who wants to leave is not kept for ever.
+                self.error = Some(format!("the node has ended, but it cannot be told whether its data is free: {why}"));
+                return self.settle(Then::Exit(Code::Node as u8), out);
+            }
             // With KILL it was ended to be started again; but never in the same turn, for starting may be what fails.
             self.clear_at = Some(self.now + Duration::from_millis(if kill { 50 } else { 1000 }));
             return;
         }
+        self.clear_failures = 0;
         // A node that another supervisor had started ended only now, and nobody saw how.
         let seen = ended.is_some() || self.life.executed.is_some();
         if !seen && (!self.holders.is_empty() || matches!(self.life.refusal, Some(Refusal::Busy(_)))) {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::grace::Grace;
 use super::metrics::Why;
-use super::{Effect, Hold, Machine, Now, Role, State, Then, say};
+use super::{Effect, Exit, Hold, Machine, Now, Role, State, Then, say};
 use crate::config::{show_duration, show_size};
 use crate::error::Code;
 use crate::job::backup;
@@ -26,6 +26,12 @@ const MEASURE_TIME: Duration = Duration::from_secs(10);
 
 /// How often a node that waits for room is looked at.
 const ROOM_PAUSE: Duration = Duration::from_secs(5);
+
+/// With less than this free (or a hundredth, on a small file system) nothing can be written any more, and no node lives.
+const NOTHING_LEFT: u64 = 64 << 20;
+
+/// With less than this geth may end itself: twice its dirty cache, which is a quarter of `--cache 8192` at most here.
+const LITTLE_LEFT: u64 = 4 << 30;
 
 /// One check and what it says now.
 pub(super) struct Check {
@@ -129,16 +135,40 @@ impl Machine {
         self.health.measured.and_then(|m| m.disk).is_some_and(|(free, _)| free < self.config.min_disk)
     }
 
-    /// Whether it is not known yet how much room there was when the node ended.
-    pub(super) fn asks_for_room(&self) -> bool {
-        self.health.measuring
+    /// Whether nothing can be written there any more.
+    fn nothing_left(&self) -> bool {
+        let disk = self.health.measured.and_then(|m| m.disk);
+        disk.is_some_and(|(free, all)| free < NOTHING_LEFT.min(all / 100).min(self.config.min_disk))
     }
 
-    /// Waits until there is room: geth ends itself with status 0 when little is left, and would do so again.
-    pub(super) fn wait_for_room(&mut self, out: &mut Vec<Effect>) {
+    fn little_left(&self) -> bool {
+        self.health.measured.and_then(|m| m.disk).is_some_and(|(free, _)| free < LITTLE_LEFT)
+    }
+
+    /// Whether the node may have ended for want of room: geth ends itself, with status 0, when little is left, and with
+    /// another one when nothing is.
+    pub(super) fn may_want_room(&self, exit: Exit) -> bool {
+        self.little_left() || (exit == Exit::Code(0) && self.life.answered.is_some())
+    }
+
+    /// Whether that is why it ended; none: it is still being measured.
+    pub(super) fn wants_room(&self, exit: Exit) -> Option<bool> {
+        if !self.may_want_room(exit) {
+            return Some(false);
+        }
+        // A new release that ends itself has its own reasons, but where so little is left.
+        let on_probation = self.journal.as_ref().is_some_and(|j| j.on_probation().is_some());
+        let believed = !on_probation || self.little_left();
+        let by_itself = exit == Exit::Code(0) && self.life.answered.is_some() && believed;
+        (!self.health.measuring).then(|| self.nothing_left() || (by_itself && self.is_full()))
+    }
+
+    /// Waits until there is room: whichever release it is, it would end again, and none is to pay for that.
+    pub(super) fn wait_for_room(&mut self, exit: Exit, out: &mut Vec<Effect>) {
         self.state = State::Held { until: self.now + ROOM_PAUSE, why: Hold::Room };
         self.counts.next_start = Some(Why::Room);
-        let text = format!("the node ended itself, and {}: make room, then it is started", self.room());
+        self.uncount();
+        let text = format!("the node ended by itself ({exit}), and {}: make room, then it is started", self.room());
         say(out, Level::Error, text.clone());
         self.announce_hold(text, out);
     }
@@ -159,7 +189,8 @@ impl Machine {
             return;
         }
         say(out, Level::Info, "there is room again: the node is started".to_owned());
-        self.go(out);
+        // What was not counted against a release can be written down by now.
+        self.clear(Then::Go, false, Some("by itself, for want of room".to_owned()), out);
     }
 
     /// How the node follows its chain, once it has told anything of it.

@@ -213,7 +213,7 @@ impl Machine {
                     ),
                 );
                 self.state = State::Deciding(exit);
-                if exit == Exit::Code(0) && self.life.answered.is_some() {
+                if self.may_want_room(exit) {
                     self.measure(out);
                 }
                 // What the node wrote just before its end must be seen before it is decided upon.
@@ -233,8 +233,8 @@ impl Machine {
         }
     }
 
-    /// It was asked to end: that start says nothing against a release on probation.
-    fn uncount(&mut self) {
+    /// It was asked to end, or had no room: that start says nothing against a release on probation.
+    pub(super) fn uncount(&mut self) {
         let recorded = self.life.release.is_some();
         if let Some(journal) = self.journal.as_mut().filter(|j| recorded && j.on_probation().is_some()) {
             journal.starts = journal.starts.saturating_sub(1);
@@ -271,6 +271,19 @@ impl Machine {
             self.grant(Wish::Restarted, Reply::error(Code::Node, format!("{why}{kept}")), out);
         }
         let ended = Some(format!("by itself: {exit}"));
+        let wants_room = self.wants_room(exit);
+        if self.journal.as_ref().is_some_and(|j| j.on_probation().is_some()) {
+            match wants_room {
+                None => return,
+                Some(true) if self.is_waited_for() => {
+                    self.uncount();
+                    self.error = Some(format!("the node {what} before it was up, and {}", self.room()));
+                    return self.clear(Then::Exit(Code::Node as u8), false, ended, out);
+                }
+                Some(true) => return self.wait_for_room(exit, out),
+                Some(false) => {}
+            }
+        }
         match self.journal.as_ref().map(|j| (j.stage, j.proven)) {
             Some((Stage::Stop | Stage::Hook | Stage::Switch | Stage::Restore | Stage::Back, _)) if !self.parked => {
                 return self.clear(Then::Go, false, ended, out);
@@ -311,13 +324,10 @@ impl Machine {
                 plans::AfterDeath::None => {}
             },
         }
-        if exit == Exit::Code(0) && self.life.answered.is_some() {
-            if self.asks_for_room() {
-                return;
-            }
-            if self.is_full() {
-                return self.wait_for_room(out);
-            }
+        match wants_room {
+            None => return,
+            Some(true) if !self.is_waited_for() => return self.wait_for_room(exit, out),
+            Some(_) => {}
         }
         let life = &self.life;
         if exit == Exit::Code(0)
@@ -333,6 +343,9 @@ impl Machine {
         let life = &self.life;
         let why = match (&life.refusal, self.is_waited_for()) {
             (Some(Refusal::NotExecuted(why)), true) => Some(why.clone()),
+            (_, true) if wants_room == Some(true) => {
+                Some(format!("the node {what} before it was up, and {}", self.room()))
+            }
             (_, true) => Some(format!("the node {what} before it was up")),
             _ if !self.config.restart_on_failure => {
                 Some(format!("the node {what}; DAEMON_RESTART_ON_FAILURE is false"))

@@ -470,6 +470,8 @@ pub struct Machine {
     ready_at: Option<Now>,
     alarm_at: Option<Now>,
     clear_at: Option<Now>,
+    /// How often in a row it could not be told whether the data is free.
+    clear_failures: u32,
     judge_at: Option<Now>,
     decide_at: Option<Now>,
     now: Now,
@@ -585,6 +587,7 @@ impl Machine {
             ready_at: None,
             alarm_at: None,
             clear_at: None,
+            clear_failures: 0,
             judge_at: None,
             decide_at: None,
             now: Now::ZERO,

@@ -75,17 +75,17 @@ impl Machine {
             );
         }
         self.told_errors.retain(|about, _| about == "current" || survey.errors.iter().any(|e| e.file == *about));
+        self.survey = Some(survey);
+        self.judge_plans(out);
         // A release whose binary changed is looked at anew, at once.
         let changed =
-            |staged: &Staged| survey.plans.iter().any(|p| p.release == staged.release && p.print != staged.print);
+            |staged: &Staged| self.schedule.pending().any(|p| p.release == staged.release && p.print != staged.print);
         let anew: Vec<Release> =
             self.staged.values().filter(|staged| changed(staged)).map(|s| s.release.clone()).collect();
         for release in anew {
             self.staged.remove(&release);
             self.stage_tries.remove(&release);
         }
-        self.survey = Some(survey);
-        self.judge_plans(out);
         self.plan_alarm();
         self.fetch_next(out);
         self.stage_next(out);
@@ -173,14 +173,16 @@ impl Machine {
         });
         if let Some(release) = next {
             self.staging = Some(release.clone());
+            let plan = self.schedule.pending().find(|plan| plan.release == release);
             let spec = StageSpec {
+                source: plan.and_then(|plan| plan.source.clone().ok().flatten()),
                 release,
                 backup: self.backup_spec(),
                 hook: self.config.custom_preupgrade.clone(),
                 args: self.args.clone(),
                 log: self.node_log(),
             };
-            self.start_job(Role::Stage, Job::Stage(spec), STAGE_TIME, out);
+            self.start_job(Role::Stage, Job::Stage(Box::new(spec)), STAGE_TIME, out);
         }
     }
 

@@ -151,12 +151,16 @@ impl Machine {
             State::Stopping { .. } => Some(format!("the node (pid {}) to end", self.life.pid)),
             State::Killing { .. } => Some(format!("the node (pid {}) to end after KILL", self.life.pid)),
             State::Clearing { .. } if !self.holders.is_empty() => Some(format!("{} to end", list(&self.holders))),
-            State::Working { .. } => self.step_retry.as_ref().filter(|_| self.step.is_none()).map(|retry| {
-                let left = show_duration(secs(retry.at.saturating_sub(self.now)));
-                format!("another try in {left}: {}", retry.fault)
-            }),
+            State::Working { .. } => self.next_try().filter(|_| self.step.is_none()),
             State::Boot | State::Starting | State::Up | State::Clearing { .. } | State::Leaving { .. } => None,
         }
+    }
+
+    /// When the step that failed is tried again, and why it did.
+    fn next_try(&self) -> Option<String> {
+        let retry = self.step_retry.as_ref()?;
+        let left = show_duration(secs(retry.at.saturating_sub(self.now)));
+        Some(format!("another try in {left}: {}", retry.fault))
     }
 
     fn upgrade(&self) -> Value {
@@ -185,6 +189,7 @@ impl Machine {
             (Stage::Stop, _) => ("stopping", self.waits_for()),
             (Stage::Hook, _) => ("hook", self.waits_for()),
             (Stage::Switch, _) => ("switch", self.waits_for()),
+            (Stage::Trial, State::Up) if self.step.is_none() && self.step_retry.is_some() => ("trial", self.next_try()),
             (Stage::Trial, State::Up) => {
                 let base = journal.head.or(self.life.first_head);
                 let missing = base

@@ -1051,13 +1051,72 @@ fn a_node_that_ended_itself_for_want_of_room_is_started_when_there_is_some() {
     }
     drive.now += Duration::from_secs(5);
     drive.feed(Event::Tick);
-    assert_eq!(short(&drive.feed(measured(10 << 30))), "launch");
+    assert_eq!(short(&drive.feed(measured(10 << 30))), "start:Clear");
+    assert_eq!(short(&drive.feed(cleared())), "launch");
     // One that failed, or that had room, is started after the usual pause; and a stop ends the wait.
-    let mut failed = Drive::up(&[], Vec::new()).all([probed(7), measured(1 << 30), Event::Ended(Exit::Code(1))]);
+    let mut failed = Drive::up(&[], Vec::new()).all([probed(7), measured(1 << 30)]);
+    assert_eq!(short(&failed.feed(Event::Ended(Exit::Code(1)))), "start:Measure");
+    failed.feed(measured(1 << 30));
     assert!(matches!(failed.machine.state, State::Backoff { .. }), "{}", short(&failed.feed(Event::Tick)));
     let mut stopped = ended();
     stopped.feed(measured(1 << 30));
     assert_eq!(short(&stopped.feed(Event::Signal(Sig::Stop))), "start:Clear");
+}
+
+#[test]
+fn where_nothing_is_left_a_node_waits_for_room_whatever_its_end_and_no_release_pays_for_it() {
+    let nothing = || measured(1 << 20);
+    let mut drive = Drive::up(&[("daemon_max_restarts", "0")], Vec::new()).all([nothing()]);
+    assert_eq!(short(&drive.feed(Event::Ended(Exit::Code(1)))), "start:Measure");
+    drive.feed(nothing());
+    assert!(matches!(drive.machine.state, State::Held { why: Hold::Room, .. }), "{:?}", drive.machine.state);
+    // On trial it is not counted, in memory and, when there is room again, on disk.
+    let mut drive = Drive::trial(&[("daemon_restart_backoff", "1s")]).all([probed(99), nothing()]);
+    for exit in [Exit::Code(0), Exit::Code(1), Exit::Signal(7), Exit::Code(1)] {
+        drive = drive.all([Event::Ended(exit), nothing()]);
+        assert!(matches!(drive.machine.state, State::Held { why: Hold::Room, .. }), "{:?}", drive.machine.state);
+        assert_eq!(drive.machine.journal.as_ref().unwrap().starts, 0);
+        drive = drive.after(5);
+        let effects = drive.feed(measured(1 << 40));
+        let uncounted =
+            |effect: &Effect| matches!(effect, Effect::Start(_, Job::Clear(spec)) if spec.starts == Some(0));
+        assert!(effects.iter().any(uncounted), "{effects:?}");
+        assert_eq!(short(&drive.feed(cleared())), "launch");
+        drive = drive.all([recorded("v2", 1), Event::Executed, probed(99), nothing()]);
+    }
+    // A new release that ends itself where there is room enough is one that does not work.
+    let mut drive = Drive::trial(&[("daemon_restart_backoff", "1s")]).all([probed(99), measured(9 << 30)]);
+    assert_eq!(short(&drive.feed(Event::Ended(Exit::Code(0)))), "start:Measure");
+    drive.feed(measured(9 << 30));
+    assert!(matches!(drive.machine.state, State::Backoff { .. }), "{:?}", drive.machine.state);
+    // Who waits for the first start is told at once, and why.
+    let mut drive = Drive::trial(&[]).all([probed(99), nothing()]);
+    (drive.machine.background, drive.machine.up) = (true, false);
+    drive = drive.all([Event::Ended(Exit::Code(1)), nothing(), cleared()]);
+    assert_eq!(drive.machine.state, State::Leaving { code: 5 });
+    let why = drive.machine.error.clone().unwrap();
+    assert!(why.contains("exit status 1") && why.contains("only 1MiB of 10GiB are free"), "{why}");
+}
+
+#[test]
+fn who_wants_to_leave_is_not_kept_by_data_that_cannot_be_looked_at() {
+    let lost = || Event::Done(Role::Clear, Err("cannot open /h/wemixvisor/data.lock: No such file".to_owned()));
+    let mut drive = Drive::up(&[], Vec::new()).all([Event::Signal(Sig::Stop), Event::Ended(Exit::Code(0))]);
+    for _ in 0..4 {
+        assert!(!short(&drive.feed(lost())).contains("exit"));
+        drive = drive.after(1);
+    }
+    assert_eq!(short(&drive.feed(lost())), "exit:5");
+    assert!(drive.machine.error.unwrap().contains("data.lock"));
+    // Who is to start the node again never does so without knowing.
+    let mut drive = Drive::up(&[("daemon_restart_on_failure", "false")], Vec::new());
+    drive.machine.journal = Some(journal(Stage::Switch));
+    drive.feed(Event::Ended(Exit::Code(1)));
+    for _ in 0..10 {
+        assert!(!short(&drive.feed(lost())).contains("launch"));
+        drive = drive.after(1);
+    }
+    assert!(matches!(drive.machine.state, State::Clearing { .. }), "{:?}", drive.machine.state);
 }
 
 #[test]

@@ -1,0 +1,75 @@
+//! What a release was fetched as, beside its binary: a plan that wants another file by now is not served by it.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{OnFile, Result};
+use crate::home::{Home, Owner, Release};
+use crate::job::{check, durable};
+use crate::source::{Checksum, Link, Source};
+
+/// Its name in the release's directory.
+const FILE: &str = "fetched.json";
+
+/// The largest that is read.
+const BYTES_MAX: u64 = 64 << 10;
+
+/// Where a release's binary came from. It speaks of no other one that was put there since.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Origin {
+    /// From where, as it may be shown.
+    from: String,
+    /// What the fetched file, an archive maybe, was proven to be.
+    checksum: Option<Checksum>,
+    /// The same of the index that named the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    index: Option<Checksum>,
+    /// Size of the binary, in bytes.
+    bytes: u64,
+    /// When it was written last, in nanoseconds since 1970.
+    modified: u64,
+}
+
+/// Writes it into the tree of a release that is complete else.
+pub fn write(tree: &Path, binary: &Path, source: &Source, link: &Link, owner: Owner) -> Result<()> {
+    let (bytes, modified) = looks(binary).on("look at", binary)?;
+    let index = if let Source::Index(index) = source { index.checksum.clone() } else { None };
+    let origin = Origin { from: link.to_string(), checksum: link.checksum.clone(), index, bytes, modified };
+    let path = tree.join(FILE);
+    // An archive may have brought something of that name.
+    super::remove_any(&path)?;
+    let text = serde_json::to_vec_pretty(&origin).on("write", &path)?;
+    durable::replace_file(&path, &text, 0o644, owner)
+}
+
+/// Removes it, where the release is somebody else's by now.
+pub fn forget(release: &Path) -> Result<()> {
+    super::remove_any(&release.join(FILE))
+}
+
+/// Why the release that is there is not what this source has; none: it is, or nobody can tell.
+pub fn contradiction(home: &Home, release: &Release, source: &Source) -> Option<String> {
+    let dir = home.release(release);
+    let (file, meta) = check::plain_file(&dir.join(FILE)).ok()?;
+    let origin: Origin = serde_json::from_reader(std::io::Read::take(file, BYTES_MAX.min(meta.len()))).ok()?;
+    let its_own = looks(&home.binary(release)).is_ok_and(|looks| looks == (origin.bytes, origin.modified));
+    let before = match source {
+        Source::Binary(_) => origin.checksum,
+        Source::Index(_) => origin.index,
+    };
+    let (before, wanted) = (before?, source.link().checksum.as_ref()?);
+    if !its_own || before == *wanted || !before.is_like(wanted) {
+        return None;
+    }
+    let (dir, from) = (dir.display(), crate::error::printable(&origin.from));
+    Some(format!(
+        "the release that is there was fetched from {from} as {before}, and the plan wants {wanted}: `mv {dir} {dir}.old`, and the other one is fetched"
+    ))
+}
+
+fn looks(binary: &Path) -> std::io::Result<(u64, u64)> {
+    let meta = binary.metadata()?;
+    let since = meta.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Ok((meta.len(), u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)))
+}
