@@ -96,7 +96,7 @@ fn exchange(mut stream: UnixStream, request: &Request, patience: Option<Duration
         Ok(_) => Ok(reply),
         Err(e) if e.kind() == ErrorKind::WouldBlock => Err(std::io::Error::new(
             ErrorKind::TimedOut,
-            format!("no reply within {} s: too many clients?", ANSWER_TIME.as_secs()),
+            format!("no reply within {} s: too many clients?", patience.unwrap_or_default().as_secs()),
         )),
         Err(e) => Err(e),
     }

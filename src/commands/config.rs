@@ -7,7 +7,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::answer;
+use super::{answer, done};
 use crate::cli::ConfigCommand;
 use crate::config::templates::{TEMPLATES, Template};
 use crate::config::{Origin, Settings, Sources, file, nearest, resolve};
@@ -33,7 +33,7 @@ pub fn config(flags: &Flags, json: bool, quiet: bool, command: &ConfigCommand) -
         ConfigCommand::Unset { key } => flags.with_sources(|sources| edit::unset(sources, key))?,
         ConfigCommand::Migrate => flags.with_sources(migrate::migrate)?,
     };
-    answer(&changed.answer)?;
+    done(json, &changed.answer, json!({}))?;
     for note in changed.notes.iter().filter(|_| !quiet) {
         eprintln!("{note}");
     }

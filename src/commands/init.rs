@@ -4,7 +4,9 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::{Context, answer};
+use serde_json::json;
+
+use super::Context;
 use crate::config::{Origin, file};
 use crate::error::{Code, Error, OnFile, Result};
 use crate::home::{Home, Owner, Release};
@@ -71,7 +73,7 @@ pub fn init(context: &Context, binary: Option<&Path>) -> Result<()> {
     } else {
         format!("put the node's binary at {}", genesis.display())
     };
-    answer(&format!("{} is ready: {next}", home.root().display()))
+    context.done(&format!("{} is ready: {next}", home.root().display()), json!({"home": home.root()}))
 }
 
 /// The release that ran in this home last, as far as anything tells.

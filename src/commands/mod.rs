@@ -18,6 +18,8 @@ pub mod version;
 
 use std::io::{IsTerminal, Write};
 
+use serde_json::Value;
+
 use crate::config::Config;
 use crate::error::{Code, Error, Result};
 use crate::home::Home;
@@ -79,12 +81,26 @@ impl Context {
         Ok(())
     }
 
+    /// Answers what was done: a line for people, or an object with that line and these facts.
+    pub fn done(&self, text: &str, facts: Value) -> Result<()> {
+        done(self.json, text, facts)
+    }
+
     /// Says something beside the answer.
     pub fn note(&self, text: &str) {
         if !self.quiet {
             let _ = writeln!(std::io::stderr(), "{text}");
         }
     }
+}
+
+/// What [`Context::done`] does, for who has no home.
+pub fn done(json: bool, text: &str, mut facts: Value) -> Result<()> {
+    if !json {
+        return answer(text);
+    }
+    facts["message"] = Value::from(text);
+    answer(&format!("{facts:#}"))
 }
 
 /// Writes an answer to stdout. A reader that is gone is not told anything more, and is no failure of the command.

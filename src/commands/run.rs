@@ -7,9 +7,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{Context, answer, client};
+use super::{Context, client};
 use crate::error::{Code, Error, OnFile, Result};
 use crate::geth;
 use crate::home::Home;
@@ -264,11 +264,10 @@ pub fn start(context: &Context, args: Vec<String>) -> Result<ExitCode> {
     if told.starts_with("up\n") {
         let status = client::ask(home, &Request::Status)?.unwrap_or_default();
         let pid = status.get("pid").and_then(Value::as_u64).unwrap_or(0);
-        answer(&format!(
-            "the node runs (pid {pid}), supervised by pid {}; its output is in {}",
-            child.id(),
-            context.config.log_file.clone().unwrap_or_else(|| home.node_log()).display()
-        ))?;
+        let log = context.config.log_file.clone().unwrap_or_else(|| home.node_log());
+        let text =
+            format!("the node runs (pid {pid}), supervised by pid {}; its output is in {}", child.id(), log.display());
+        context.done(&text, json!({"pid": pid, "supervisor_pid": child.id(), "log": log}))?;
         return Ok(ExitCode::SUCCESS);
     }
     let status = child.wait().map_err(|e| Error::failed(format!("cannot wait for the supervisor: {e}")))?;
@@ -299,7 +298,8 @@ pub fn stop(context: &Context, now: bool) -> Result<ExitCode> {
         });
     }
     let left = client::supervisor(home).is_none() && wait_for_the_data(home, now, &mut progress)?;
-    answer(if asked || left { "stopped" } else { "nothing runs" })?;
+    let was_running = asked || left;
+    context.done(if was_running { "stopped" } else { "nothing runs" }, json!({"was_running": was_running}))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -366,7 +366,8 @@ pub fn restart(context: &Context, args: Option<Vec<String>>) -> Result<ExitCode>
         client::demand(&context.home, &Request::Reload { flags })?;
     }
     let reply = client::demand(&context.home, &Request::Restart { args })?;
-    answer(&format!("the node runs again (pid {})", reply.get("pid").and_then(Value::as_u64).unwrap_or(0)))?;
+    let pid = reply.get("pid").and_then(Value::as_u64).unwrap_or(0);
+    context.done(&format!("the node runs again (pid {pid})"), json!({"pid": pid}))?;
     Ok(ExitCode::SUCCESS)
 }
 

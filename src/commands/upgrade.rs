@@ -197,10 +197,9 @@ fn put(context: &Context, accepted: Accepted, head: Option<u64>) -> Result<()> {
     if height_file_also_elsewhere(context, name, height) {
         context.note("note: data/upgrade-info.json holds the same upgrade; the plan is one");
     }
-    answer(&format!(
-        "upgrade {name} is planned for block {height}{}",
-        head.map(|head| format!(" (head {head})")).unwrap_or_default()
-    ))?;
+    let at = head.map(|head| format!(" (head {head})")).unwrap_or_default();
+    let text = format!("upgrade {name} is planned for block {height}{at}");
+    context.done(&text, json!({"name": name, "height": height, "head": head}))?;
     tell_if_missing(context, &plan);
     tell_if_headless(context, head);
     Ok(())
@@ -326,8 +325,15 @@ fn add(context: &Context, name: &Name, file: &Path, height: Option<u64>, force: 
         return Err(there());
     }
     origin::forget(&home.release(&release))?;
-    answer(&format!("installed {}", binary.display()))?;
-    accepted.map_or(Ok(()), |(accepted, head)| put(context, accepted, head))
+    let text = format!("installed {}", binary.display());
+    let Some((accepted, head)) = accepted else {
+        return context.done(&text, json!({"name": name, "binary": binary}));
+    };
+    // One object answers all of it.
+    if !context.json {
+        answer(&text)?;
+    }
+    put(context, accepted, head)
 }
 
 /// The upgrade that is meant, and its plan if it has one: the named one, else the next.
@@ -640,9 +646,12 @@ fn cancel(context: &Context, name: &Name) -> Result<()> {
         was_under_way = undone(ask()?);
     }
     match (was_under_way, removed.len()) {
-        (true, _) => answer(&format!("upgrade {name} was under way and is undone; the old release starts again")),
+        (true, _) => context.done(
+            &format!("upgrade {name} was under way and is undone; the old release starts again"),
+            json!({"name": name}),
+        ),
         (false, 0) => Err(Error::failed(format!("no upgrade {name} is planned"))),
-        (false, _) => answer(&format!("the plan for {name} is withdrawn")),
+        (false, _) => context.done(&format!("the plan for {name} is withdrawn"), json!({"name": name})),
     }
 }
 
@@ -669,14 +678,15 @@ fn retry(context: &Context, name: &Name) -> Result<()> {
     // Whichever file held it, the height's own file now does; the others must not say the old content.
     withdraw(context, name, Some(plan.height))?;
     write_plan(context, &plan)?;
-    answer(&format!("upgrade {name} at block {} will be tried again", plan.height))
+    let text = format!("upgrade {name} at block {} will be tried again", plan.height);
+    context.done(&text, json!({"name": name, "height": plan.height}))
 }
 
 fn now(context: &Context, name: &Name) -> Result<()> {
     let release = context.home.find(name);
     check::executable(&context.home.binary(&release)).map_err(Error::refused)?;
     client::demand(&context.home, &Request::Now { name: name.clone(), release })?;
-    answer(&format!("upgrade {name} has begun: see `wemixvisor status`"))
+    context.done(&format!("upgrade {name} has begun: see `wemixvisor status`"), json!({"name": name}))
 }
 
 fn revert(context: &Context, to: Option<&str>) -> Result<()> {
@@ -698,5 +708,5 @@ fn revert(context: &Context, to: Option<&str>) -> Result<()> {
         check::executable(&home.binary(to)).map_err(Error::refused)?;
     }
     client::demand(home, &Request::Revert { to })?;
-    answer(&format!("going back from {current}: see `wemixvisor status`"))
+    context.done(&format!("going back from {current}: see `wemixvisor status`"), json!({"from": current}))
 }

@@ -80,7 +80,10 @@ impl Draft {
                     return Ok((Draft { tmp, path: path.to_owned(), held }, file));
                 }
                 // Another one took it for a leftover, in between.
-                Ok(()) | Err(TryLockError::WouldBlock) => {}
+                Ok(()) | Err(TryLockError::WouldBlock) if Instant::now() < until => {}
+                Ok(()) | Err(TryLockError::WouldBlock) => {
+                    return Err(Error::failed(format!("cannot write {}: others do all the time", tmp.display())));
+                }
                 // A file system without such locks: two at once may get in each other's way there.
                 Err(TryLockError::Error(_)) => return Ok((Draft { tmp, path: path.to_owned(), held }, file)),
             }

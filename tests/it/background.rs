@@ -6,7 +6,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::support::{Home, Said, kill, lives, text, until};
+use crate::support::{Home, Said, kill, lives, mocknode, text, until};
 
 /// `start` with quick settings, more options of ours, and the mock's arguments and more.
 fn start(home: &Home, ours: &[&str], node: &[&str]) -> Said {
@@ -397,4 +397,37 @@ fn the_end_is_on_record_before_the_lock_is_free() {
     let state: Value = serde_json::from_str(&state).unwrap();
     assert_eq!(state["last"]["state"], "stopped", "{state}");
     until("stop returns", || stop.try_wait().unwrap());
+}
+
+#[test]
+fn with_json_every_command_answers_with_an_object() {
+    let home = Home::new();
+    let binary = mocknode().to_str().unwrap();
+    let data = home.datadir();
+    let args = ["--datadir", data.to_str().unwrap(), "--period", "50ms"];
+    let json = |words: &[&str]| {
+        let said = home.run(&[&["--json"], words].concat()).code(0);
+        let object = said.json();
+        assert!(object["message"].as_str().is_some_and(|text| !text.contains('\n')), "{words:?}: {said:?}");
+        object
+    };
+    assert_eq!(json(&["init"])["home"], home.root().to_str().unwrap());
+    let started = json(&[&["start"], &args[..]].concat());
+    assert_eq!(started["pid"], home.status()["pid"]);
+    assert_eq!(started["supervisor_pid"], home.status()["supervisor_pid"]);
+    assert_eq!(json(&["upgrade", "add", "v2", binary])["name"], "v2");
+    assert_eq!(json(&["upgrade", "add", "v3", binary, "--height", "90000"])["height"], 90000);
+    assert_eq!(json(&["upgrade", "schedule", "v2", "80000"])["height"], 80000);
+    assert_eq!(json(&["upgrade", "cancel", "v2"])["name"], "v2");
+    json(&["config", "set", "min_peers", "0"]);
+    assert_eq!(json(&["plan", "create", "q3", "v4:100000"])["name"], "q3");
+    assert_eq!(json(&["plan", "apply", "q3"])["planned"], 1);
+    assert_eq!(json(&["plan", "remove", "q3"])["withdrawn"][0], "v4");
+    assert_eq!(json(&["restart"])["pid"], home.status()["pid"]);
+    assert_ne!(home.status()["pid"], started["pid"]);
+    json(&["upgrade", "now", "v2"]);
+    home.until_status("the new release runs", |s| s["release"] == "v2" && s["head_known"] == true);
+    assert_eq!(json(&["upgrade", "revert"])["from"], "v2");
+    assert_eq!(json(&["stop"])["was_running"], true);
+    assert_eq!(json(&["stop"])["was_running"], false);
 }

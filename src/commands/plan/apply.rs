@@ -3,9 +3,11 @@
 
 use std::path::PathBuf;
 
+use serde_json::json;
+
+use super::super::Context;
 use super::super::status::phase_word;
 use super::super::upgrade::{Ground, remove_empty_dirs, tell_if_headless, tell_if_missing, withdraw_where, write_plan};
-use super::super::{Context, answer};
 use super::tell::{self, Stand};
 use super::{count, lines};
 use crate::batch::{self, Batch};
@@ -23,9 +25,10 @@ pub fn apply(context: &Context, name: &Name) -> Result<()> {
     let _held = batches::hold(home)?;
     let (path, batch) = batches::find(home, name)?;
     if let Some(applied_at) = &batch.applied_at {
-        return answer(&format!(
+        let text = format!(
             "batch plan {name} is applied already, since {applied_at}: `wemixvisor plan show {name}` tells how far it is"
-        ));
+        );
+        return context.done(&text, json!({"name": name, "applied_at": applied_at}));
     }
     let ground = Ground::look(context);
     let plans = accepted(context, &ground, &batch)?;
@@ -43,7 +46,8 @@ pub fn apply(context: &Context, name: &Name) -> Result<()> {
         return Err(Error::failed(format!("{}: none of batch plan {name} is planned", error.message)));
     }
     let head = ground.head.map(|head| format!(" (head {head})")).unwrap_or_default();
-    answer(&format!("batch plan {name} is applied, {} planned{head}", count(&plans)))?;
+    let text = format!("batch plan {name} is applied, {} planned{head}", count(&plans));
+    context.done(&text, json!({"name": name, "planned": plans.len()}))?;
     plans.iter().for_each(|plan| tell_if_missing(context, plan));
     tell_if_headless(context, ground.head);
     Ok(())
@@ -136,5 +140,5 @@ pub fn remove(context: &Context, name: &Name) -> Result<()> {
         (true, true) => "none of its upgrades was left".to_owned(),
         (_, false) => format!("withdrawn: {}", withdrawn.join(", ")),
     };
-    answer(&format!("batch plan {name} is removed; {what}"))
+    context.done(&format!("batch plan {name} is removed; {what}"), json!({"name": name, "withdrawn": withdrawn}))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use super::super::{Context, answer};
+use super::super::Context;
 use super::{count, lines};
 use crate::batch::{self, Batch, Row};
 use crate::error::{Error, OnFile, Result};
@@ -60,11 +60,12 @@ pub fn create(
     let path = context.home.plans().join(made.file_name());
     batches::write(&context.home, &path, &made)?;
     let name = &made.name;
-    answer(&format!(
+    let text = format!(
         "batch plan {name} of {} is written to {}: `wemixvisor plan validate {name}` checks it, `wemixvisor plan apply {name}` plans them",
         count(&made.upgrades),
         path.display()
-    ))
+    );
+    context.done(&text, json!({"name": name, "file": path}))
 }
 
 fn is_free(context: &Context, name: &Name) -> Result<()> {

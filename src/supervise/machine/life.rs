@@ -168,6 +168,7 @@ impl Machine {
         self.ready_at = None;
         self.alarm_at = None;
         self.judge_at = None;
+        self.life.exit = Some(exit);
         if self.life.executed.is_some() {
             let asked = matches!(self.state, State::Stopping { .. });
             self.last_end = Some((self.now, asked && exit == Exit::Code(0)));

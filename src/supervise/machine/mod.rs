@@ -292,6 +292,8 @@ struct Life {
     pid: u32,
     launched: Now,
     executed: Option<Now>,
+    /// How it ended.
+    exit: Option<Exit>,
     ready: bool,
     release: Option<Release>,
     args: Vec<String>,
@@ -743,7 +745,9 @@ impl Machine {
         for role in late {
             // Its end comes as an event; it is ended once.
             self.late.remove(&role);
-            say(out, Level::Warn, format!("the job {role:?} takes too long: it is ended"));
+            let what =
+                if role == Role::Event { "DAEMON_EVENT_COMMAND".to_owned() } else { format!("the job {role:?}") };
+            say(out, Level::Warn, format!("{what} takes too long: it is ended"));
             out.push(Effect::Kill(role));
         }
         if self.due(self.probe_at) {

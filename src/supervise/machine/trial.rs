@@ -35,7 +35,9 @@ impl Machine {
     /// Why an upgrade is to be taken back before anything is started, if so.
     pub(super) fn reason_to_turn_back(&self) -> Option<(Outcome, String)> {
         let journal = self.journal.as_ref()?;
-        let ended = |release| format!("release {release} ended {} times before it had proved itself", journal.starts);
+        let last = self.life.exit.map_or_else(String::new, |exit| format!(", last with {exit}"));
+        let ended =
+            |release| format!("release {release} ended {} times before it had proved itself{last}", journal.starts);
         match journal.stage {
             Stage::Stop | Stage::Hook | Stage::Switch => self.withdrawn(),
             Stage::Trial if journal.starts >= STARTS && self.may_go_back() && self.old_may_run(journal) => {
