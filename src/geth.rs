@@ -223,6 +223,35 @@ const DROPPED_BY_WBFT: &[(&str, &str)] = &[
     ("wemix.publicrequests.max", ""),
 ];
 
+/// Words that make the binary do something else than run a node (`geth --help`, 1.13.15; `console` and `js` run one).
+const COMMANDS: &[&str] = &[
+    "account",
+    "attach",
+    "db",
+    "dump",
+    "dumpconfig",
+    "dumpgenesis",
+    "export",
+    "export-history",
+    "h",
+    "help",
+    "import",
+    "import-history",
+    "import-preimages",
+    "init",
+    "license",
+    "removedb",
+    "show-deprecated-flags",
+    "snapshot",
+    "verkle",
+    "version",
+    "version-check",
+    "wallet",
+];
+
+/// Flags that do the same.
+const ANSWERS: &[&str] = &["h", "help", "version"];
+
 /// Whether a flag takes the next word as its value; none: nobody here knows it.
 pub fn takes_value(flag: &str) -> Option<bool> {
     if VALUES.contains(&flag) {
@@ -240,13 +269,29 @@ pub fn flag(word: &str) -> Option<(&str, Option<&str>)> {
 /// Each flag of a command line with its value, as Go's flag package reads them; `--` ends them. A flag that nobody here knows
 /// has the next word as its value, if that is no flag.
 pub fn flags(args: &[String]) -> Vec<(&str, Option<&str>)> {
+    read(args).0
+}
+
+/// What the binary is asked to do instead of running a node, if it is.
+pub fn command(args: &[String]) -> Option<&str> {
+    let (flags, word) = read(args);
+    let answer = flags.iter().find(|(name, value)| ANSWERS.contains(name) && *value != Some("false"));
+    word.filter(|word| COMMANDS.contains(word)).or(answer.map(|(name, _)| *name))
+}
+
+/// The flags, and the first word that is none.
+fn read(args: &[String]) -> (Vec<(&str, Option<&str>)>, Option<&str>) {
     let mut found = Vec::new();
+    let mut first = None;
     let mut words = args.iter().map(String::as_str).peekable();
     while let Some(word) = words.next() {
         if word == "--" {
             break;
         }
-        let Some((name, inside)) = flag(word) else { continue };
+        let Some((name, inside)) = flag(word) else {
+            first.get_or_insert(word);
+            continue;
+        };
         let value = match (inside, takes_value(name)) {
             (Some(value), _) => Some(value),
             (None, Some(false)) => None,
@@ -255,7 +300,7 @@ pub fn flags(args: &[String]) -> Vec<(&str, Option<&str>)> {
         };
         found.push((name, value));
     }
-    found
+    (found, first)
 }
 
 /// What is wrong with these arguments for a release that tells this version, in words: flags that it does not know any more.
@@ -305,6 +350,24 @@ mod tests {
         // A switch does not take the word behind it, which geth then takes for a command.
         assert_eq!(flags(&words("--http false")), [("http", None)]);
         assert_eq!(flags(&words("console - -- x")), []);
+    }
+
+    #[test]
+    fn a_command_is_told_from_a_node() {
+        for (line, command_is) in [
+            ("version", Some("version")),
+            ("--datadir D init genesis.json", Some("init")),
+            ("--datadir version --mine", None),
+            ("--http version", Some("version")),
+            ("--version", Some("version")),
+            ("--help=false --mine", None),
+            ("--datadir D console", None),
+            ("start --home H", None),
+            ("", None),
+        ] {
+            assert_eq!(command(&words(line)), command_is, "{line}");
+        }
+        assert!(COMMANDS.is_sorted());
     }
 
     #[test]

@@ -99,10 +99,9 @@ impl Machine {
             Err(why) if self.state == State::Boot => return self.fail(Code::Refused, why.clone(), out),
             Err(why) => self.tell_once("current", why, out),
         }
-        let before = survey.record.as_ref().map(|record| record.args.clone());
         self.take_plans(survey, out);
         if self.state == State::Boot {
-            if let Some(why) = before.and_then(|before| self.command_in_the_way(&before)) {
+            if let Some(why) = self.command_in_the_way() {
                 return self.fail(Code::Refused, why, out);
             }
             if let Some(journal) = &self.journal {

@@ -44,26 +44,17 @@ impl Machine {
         self.start_step(step, out);
     }
 
-    /// Why these words are not run now: they are a command of the binary's (`version`), no node as the last run's were, and
-    /// its end would be taken for the end of the node in an upgrade.
-    pub(super) fn command_in_the_way(&self, before: &[String]) -> Option<String> {
-        fn word(args: &[String]) -> Option<&String> {
-            args.first().filter(|first| !first.starts_with('-'))
-        }
-        let command = word(&self.args).filter(|_| self.args != self.config.node_args)?;
-        if word(before) == Some(command) {
-            return None;
-        }
+    /// Why these words are not run now: they are a command of the binary's (`version`), and its end would be taken for the end
+    /// of the node in an upgrade.
+    pub(super) fn command_in_the_way(&self) -> Option<String> {
+        let command = crate::geth::command(&self.args)?;
         let head = self.known.head.as_ref().map(|head| head.number);
         let (name, stands) = match (&self.journal, self.due_plan(head)) {
             (Some(journal), _) => (journal.name.clone(), "under way"),
             (None, Some(plan)) => (plan.name, "due"),
             (None, None) => return None,
         };
-        let command = crate::error::printable(command);
-        Some(format!(
-            "upgrade {name} is {stands}, and {command:?} is no node: start the node with its arguments first, or put these into node_args if they are the node's"
-        ))
+        Some(format!("upgrade {name} is {stands}, and `{command}` runs no node: start the node first"))
     }
 
     /// Starts the node, unless that is held.

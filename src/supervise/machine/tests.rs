@@ -590,40 +590,23 @@ fn a_command_ends_the_program_and_a_node_that_answered_is_started_again() {
 
 #[test]
 fn a_command_is_not_taken_for_the_node_of_an_upgrade() {
-    let record = |args: &[&str]| crate::journal::Record {
-        pid: 7,
-        start_time: 1,
-        boot_id: "b".to_owned(),
-        release: release("v2"),
-        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-        started: 1,
-        death_signal: true,
-        ended: None,
-    };
     let head = Some(Head { number: 99, seen: 0, release: Release::Genesis });
-    let under_way =
-        |args: &[&str]| Survey { record: Some(record(args)), ..survey("v2", Some(journal(Stage::Trial)), Vec::new()) };
-    let due = |args: &[&str]| Survey {
-        record: Some(record(args)),
-        known: Known { head: head.clone(), ..Known::default() },
-        ..survey("genesis", None, vec![plan("v2", 100)])
-    };
-    let node = &["--datadir", "/d"][..];
-    for (args, node_args, survey, refused) in [
-        (&["version"][..], &[][..], under_way(node), true),
-        (&["version"], &[], due(node), true),
-        (&["version"], &[], under_way(&["start", "--home=/d"]), true),
-        (&["version"], &[], Survey { record: Some(record(node)), ..survey("genesis", None, Vec::new()) }, false),
-        (&["start"], &[], under_way(&["start", "--home=/d"]), false),
-        (&["start"], &["start"], under_way(node), false),
-        (node, &[], under_way(&["start"]), false),
-        (&[], &[], under_way(node), false),
+    let known = || Known { head: head.clone(), ..Known::default() };
+    let under_way = || survey("v2", Some(journal(Stage::Trial)), Vec::new());
+    let due = || Survey { known: known(), ..survey("genesis", None, vec![plan("v2", 100)]) };
+    let later = || Survey { known: known(), ..survey("genesis", None, vec![plan("v2", 101)]) };
+    for (args, survey, refused) in [
+        (&["version"][..], under_way(), true),
+        (&["--datadir", "/d", "init", "genesis.json"], due(), true),
+        (&["version"], later(), false),
+        (&["--datadir", "/d"], under_way(), false),
+        (&["start"], under_way(), false),
+        (&[], due(), false),
     ] {
         let mut drive = Drive::new(&[]).all([Event::Booted]);
-        drive.machine.config.node_args = node_args.iter().map(|arg| (*arg).to_owned()).collect();
         drive.machine.args = args.iter().map(|arg| (*arg).to_owned()).collect();
-        let effects = short(&drive.feed(surveyed(survey.clone())));
-        assert_eq!(effects.contains("exit:4"), refused, "{args:?} after {:?}: {effects}", survey.record);
+        let effects = short(&drive.feed(surveyed(survey)));
+        assert_eq!(effects.contains("exit:4"), refused, "{args:?}: {effects}");
     }
 }
 
