@@ -121,9 +121,21 @@ pub fn demand(home: &Home, request: &Request) -> Result<Value> {
         .ok_or_else(|| Error::new(Code::NotRunning, format!("no supervisor runs for {}", home.root().display())))
 }
 
-/// The head: as the node tells it now, else the last one that its supervisor knows, else the last one on disk.
-pub fn head(home: &Home) -> Option<u64> {
-    let told = ask(home, &Request::Head).or_else(|_| ask(home, &Request::Status)).ok().flatten();
-    told.and_then(|status| status.get("height")?.as_u64())
-        .or_else(|| Some(crate::job::look::read_known(home).head?.number))
+/// A head, and whether the node tells it now.
+pub struct Heard {
+    /// As the node tells it, else the last one that its supervisor knows, else the last one on disk.
+    pub height: Option<u64>,
+    /// False: a supervisor runs, and its node does not answer.
+    pub current: bool,
+}
+
+/// Asks for the head.
+pub fn heard(home: &Home) -> Heard {
+    let (told, late) = match ask(home, &Request::Head) {
+        Ok(told) => (told, false),
+        Err(_) => (ask(home, &Request::Status).ok().flatten(), true),
+    };
+    let height = told.as_ref().and_then(|told| told.get("height")?.as_u64());
+    let current = !late && told.as_ref().is_none_or(|told| told.get("current") == Some(&Value::Bool(true)));
+    Heard { height: height.or_else(|| Some(crate::job::look::read_known(home).head?.number)), current }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
@@ -178,7 +178,7 @@ fn take_lock(home: &Home) -> Result<File> {
     let pid = std::process::id();
     // Always as long, and in its place: so nobody reads half of it, and a full disk has room for it.
     let text = format!("{pid:<10} {:<20}\n", proc::start_time(pid).unwrap_or(0));
-    if let Err(e) = lock.write_all_at(text.as_bytes(), 0) {
+    if let Err(e) = (&lock).write_all(text.as_bytes()) {
         // It is the lock that counts; this only tells whose it is.
         log::warn!("cannot write {}: {e}", path.display());
     }

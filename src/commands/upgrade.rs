@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
 
+use super::client::Heard;
 use super::meter::Meter;
 use super::status::phase_word;
 use super::{Context, answer, client};
@@ -144,7 +145,13 @@ impl Ground {
             Standing::Done | Standing::Past(_) => false,
         };
         let live = judged(&survey).entries.into_iter().filter(waits).map(|e| e.plan).collect();
-        Ground { live, survey, history: look::read_history(&context.home), head: client::head(&context.home) }
+        let Heard { height: head, current } = client::heard(&context.home);
+        if let Some(head) = head.filter(|_| !current) {
+            context.note(&format!(
+                "warning: the node does not tell its head now: what follows is judged by the last one, {head}"
+            ));
+        }
+        Ground { live, survey, history: look::read_history(&context.home), head }
     }
 
     /// Looks at everything that speaks against a plan; nothing is changed. Where the upgrade is planned already, the new plan
@@ -464,7 +471,7 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
     let pending = entry.as_ref().filter(|entry| entry.standing == Standing::Pending).map(|entry| &entry.plan);
     let source = pending.and_then(|plan| plan.source.clone().ok().flatten());
     let staged = stage_now(context, home.find(&name), source);
-    let head = client::head(home);
+    let head = client::heard(home).height;
     let mut good = staged.problem().is_none();
     let mut outlook = Vec::new();
     if let Some(why) = pending.filter(|_| !good).and_then(|plan| told_note(home, plan)) {

@@ -43,6 +43,9 @@ fn becomes(home: &Home, archive: &[u8]) -> Vec<String> {
         .collect();
     all.sort();
     fs::remove_dir_all(release).unwrap();
+    // Where it came from is written beside it.
+    let ours = all.iter().position(|path| path == "644 fetched.json").unwrap();
+    all.remove(ours);
     all
 }
 

@@ -796,6 +796,7 @@ fn a_node_that_does_not_answer_keeps_no_plan_waiting() {
     home.until_status("it does not answer", |s| s["head_known"] == true && s["health"]["healthy"] == false);
     let said = home.run(&["upgrade", "schedule", "v2", "1000000"]).code(0);
     assert!(said.out.contains("(head "), "{said:?}");
+    assert!(said.err.contains("the node does not tell its head now"), "{said:?}");
     visor.stop();
 }
 

@@ -132,7 +132,8 @@ impl Machine {
 
     /// Tells the head to those who wait for it: what is known now, whatever came of asking.
     pub(super) fn tell_head(&mut self, out: &mut Vec<Effect>) {
-        self.grant(Wish::Head, Reply::done(serde_json::json!({"height": self.height()})), out);
+        let current = self.state == State::Up && self.life.head.is_some() && self.life.silent_since.is_none();
+        self.grant(Wish::Head, Reply::done(serde_json::json!({"height": self.height(), "current": current})), out);
     }
 
     pub(super) fn restart(&mut self, client: ClientId, args: Option<Vec<String>>, out: &mut Vec<Effect>) {

@@ -1606,7 +1606,9 @@ fn told_head(effects: &[Effect]) -> Option<Reply> {
 fn who_asks_for_the_head_is_told_once_the_node_was_asked_and_always_told() {
     let exit = || Event::Ended(Exit::Code(1));
     let asks = || Event::Asked(9, Request::Head);
-    let head = |height: u64| Some(Reply::done(serde_json::json!({"height": height})));
+    let reply =
+        |height: u64, current: bool| Some(Reply::done(serde_json::json!({"height": height, "current": current})));
+    let head = |height: u64| reply(height, false);
     let mut up = Drive::up(&[], Vec::new()).all([probed(7)]);
     let effects = up.feed(asks());
     assert!(effects.iter().any(|e| matches!(e, Effect::Start(Role::Probe, _))), "{effects:?}");
@@ -1615,7 +1617,7 @@ fn who_asks_for_the_head_is_told_once_the_node_was_asked_and_always_told() {
     assert_eq!(told_head(&up.clone().feed(silent)), head(7), "a node that says nothing keeps nobody waiting");
     let mut ended = up.clone().all([exit()]);
     assert_eq!(told_head(&ended.feed(probed(9))), head(7), "nor does one that has ended");
-    assert_eq!(told_head(&up.feed(probed(253))), head(253));
+    assert_eq!(told_head(&up.feed(probed(253))), reply(253, true));
     assert_eq!(told_head(&up.feed(probed(254))), None, "once");
     let mut backoff = Drive::up(&[], Vec::new()).all([probed(7), exit()]);
     assert_eq!(told_head(&backoff.feed(asks())), head(7), "nobody is there to be asked");
