@@ -28,8 +28,12 @@ pub struct Found {
     pub rolling: Rolling,
     /// The release that its name stands for.
     pub release: Release,
-    /// What the release's binary looked like (size, time, inode, mode); `None` when it is not there.
+    /// What the release's binary looked like (size, time, inode, mode); `None` when it is not there, or not the one that the
+    /// plan wants.
     pub print: Option<String>,
+    /// Why the one that is there is not the one that the plan wants, if so.
+    #[serde(default)]
+    pub other: Option<String>,
     /// The file, relative to the home.
     pub file: String,
     /// How this very content ended earlier, and why.
@@ -193,6 +197,7 @@ mod tests {
             batch: None,
             rolling: Rolling::default(),
             print: None,
+            other: None,
             outcome: None,
         }
     }

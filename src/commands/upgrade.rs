@@ -223,22 +223,24 @@ pub fn tell_if_headless(context: &Context, head: Option<u64>) {
 /// Warns of a release that is not there yet, with what will bring it there.
 pub fn tell_if_missing(context: &Context, plan: &Plan) {
     let (name, height) = (&plan.name, plan.height);
-    let binary = context.home.binary(&context.home.find(name));
     let release = context.home.find(name);
+    let binary = context.home.binary(&release);
     let source = Source::of(&plan.info).ok().flatten();
     let other = source.as_ref().and_then(|source| origin::contradiction(&context.home, &release, source));
-    if let Some(why) = other {
-        return context.note(&format!("warning: {why}"));
-    }
-    let Err(why) = check::executable(&binary) else { return };
-    let source = source.filter(|_| binary.symlink_metadata().is_err());
+    let why = match (&other, check::executable(&binary)) {
+        (Some(why), _) => why.clone(),
+        (None, Err(why)) => why,
+        (None, Ok(())) => return,
+    };
+    let source = source.filter(|_| other.is_some() || binary.symlink_metadata().is_err());
+    let because = other.map_or_else(String::new, |why| format!("; {why}"));
     match source {
         Some(source) if context.config.allow_download => {
             let when = if client::supervisor(&context.home).is_some() { "now" } else { "as soon as a supervisor runs" };
-            context.note(&format!("its release is fetched from {} {when}", source.link()));
+            context.note(&format!("its release is fetched from {} {when}{because}", source.link()));
         }
         Some(source) => context.note(&format!(
-            "warning: its release must be there before block {height}: `wemixvisor upgrade prepare {name}` fetches it from {}, or with DAEMON_ALLOW_DOWNLOAD_BINARIES=true the supervisor does",
+            "warning: its release must be there before block {height}: `wemixvisor upgrade prepare {name}` fetches it from {}, or with DAEMON_ALLOW_DOWNLOAD_BINARIES=true the supervisor does{because}",
             source.link()
         )),
         None => context.note(&format!(
@@ -386,7 +388,8 @@ fn prepare(context: &Context, name: Option<&str>, url: Option<&str>, checksum: O
             Some(Err(_)) | None => None,
         },
     };
-    if binary.symlink_metadata().is_err() {
+    let other = source.as_ref().is_some_and(|source| origin::contradiction(&context.home, &release, source).is_some());
+    if other || binary.symlink_metadata().is_err() {
         let source = source.ok_or_else(|| {
             Error::failed(format!(
                 "{} is not there, and no plan says from where to fetch it: give --url",

@@ -152,8 +152,11 @@ pub fn read_plans(home: &Home, history: &[History]) -> (Vec<Found>, Vec<PlanErro
                 let release = home.find(&plan.name);
                 let digest = plan.digest();
                 let source = Source::of(&plan.info);
+                let known = source.as_ref().ok().and_then(Option::as_ref);
+                let other = known.and_then(|source| origin::contradiction(home, &release, source));
                 Found {
-                    print: print(home, &release, source.as_ref().ok().and_then(Option::as_ref)),
+                    print: fingerprint(&home.binary(&release)).filter(|_| other.is_none()),
+                    other,
                     outcome: outcomes.get(digest.as_str()).cloned(),
                     description: plan.description(),
                     source,
@@ -272,14 +275,6 @@ pub fn last_state(home: &Home) -> (&'static str, Option<String>) {
         }
         (None, false, None, None) => ("stopped", None),
     }
-}
-
-/// What a release looks like to a plan that has it from there; changes when its binary is replaced, and when the plan wants
-/// another one than was fetched.
-pub fn print(home: &Home, release: &Release, source: Option<&Source>) -> Option<String> {
-    let print = fingerprint(&home.binary(release))?;
-    let other = source.and_then(|source| origin::contradiction(home, release, source));
-    Some(if other.is_some() { format!("{print}, another one") } else { print })
 }
 
 /// What a binary looks like from outside; changes when it is replaced.

@@ -59,13 +59,14 @@ pub struct Probed {
 
 /// Asks each address until one answers that is this node; a foreign answer is the second choice.
 pub fn probe(home: &Home, spec: &Spec) -> Result<Probed> {
+    let began = unix_now();
     let mut foreign = None;
     let mut reasons = Vec::new();
     for address in &spec.addresses {
         match ask(home, address, spec) {
             Ok(probed) if probed.foreign.is_some() => foreign = foreign.or(Some(probed)),
             Ok(probed) => {
-                if let Err(e) = remember(home, spec, &probed) {
+                if let Err(e) = remember(home, spec, &probed, began) {
                     if !spec.initial.is_empty() {
                         // The plans of a first start are judged on disk or not at all.
                         return Err(e);
@@ -144,7 +145,7 @@ fn loopback_port(url: &str) -> Option<u16> {
     loopback.then_some(port)
 }
 
-fn remember(home: &Home, spec: &Spec, probed: &Probed) -> Result<()> {
+fn remember(home: &Home, spec: &Spec, probed: &Probed, seen: u64) -> Result<()> {
     let before = look::read_known(home);
     if before.head.is_none() {
         // Before the head is on disk: whoever is killed in between, the next start judges these plans in the same way.
@@ -155,7 +156,7 @@ fn remember(home: &Home, spec: &Spec, probed: &Probed) -> Result<()> {
         (Some(identity), true) => identity.clone().or(&before.identity),
         (Some(_) | None, _) => before.identity.clone(),
     };
-    let head = Head { number: probed.head, seen: unix_now(), release: spec.release.clone() };
+    let head = Head { number: probed.head, seen, release: spec.release.clone() };
     let known = Known {
         highest: before.highest_with(&head),
         head: Some(head),

@@ -91,17 +91,18 @@ impl Staged {
 /// Does every check, up to the first that fails.
 pub fn stage(home: &Home, spec: &Spec) -> Staged {
     let binary = home.binary(&spec.release);
+    let other = spec.source.as_ref().and_then(|source| origin::contradiction(home, &spec.release, source));
     let mut staged = Staged {
         release: spec.release.clone(),
-        print: look::print(home, &spec.release, spec.source.as_ref()),
+        print: look::fingerprint(&binary).filter(|_| other.is_none()),
         checks: Vec::new(),
         version: None,
         backup: None,
     };
     let mut good = staged.note("the binary can be executed here", check::executable(&binary).map(|()| None));
-    let other = spec.source.as_ref().and_then(|source| origin::contradiction(home, &spec.release, source));
     if good && let Some(why) = other {
-        good = staged.note("it is the one that the plan wants", Err(why));
+        let remedy = format!("`wemixvisor upgrade prepare {}` fetches that one", spec.release);
+        good = staged.note("it is the one that the plan wants", Err(format!("{why}: {remedy}")));
     }
     good = good && {
         let told = version(&binary);

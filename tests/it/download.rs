@@ -895,6 +895,11 @@ fn a_release_is_fetched_while_the_old_one_runs_and_takes_over_at_its_height() {
     assert!(args.contains("--verbosity"), "{args}");
     home.until_log("release v2 is there: ");
     assert_eq!(home.logged("fetching release v2 from"), 1);
+    // One that runs is never replaced.
+    server.page("/other", Page::new(SCRIPT));
+    plan(&home, "v2", 40, &server.url("/other"), &sum(SCRIPT));
+    home.run(&[PLAIN, &["upgrade", "prepare", "v2"]].concat()).code(4).one_error("v2 is in use and is not replaced");
+    installed(&home, "v2", &node);
     assert_eq!(home.log().matches("secret").count(), 0);
     visor.stop();
 }
@@ -1029,46 +1034,55 @@ fn a_release_that_the_operator_brings_meanwhile_wins() {
 }
 
 #[test]
-fn a_plan_that_wants_another_file_by_now_does_not_get_the_one_that_was_fetched() {
+fn a_plan_that_wants_another_file_by_now_gets_that_one_and_what_the_operator_put_there_stays() {
     let home = Home::new();
     let server = Server::new();
+    let archive = Tar::new().file("bin/node", 0o755, SCRIPT).file("pre-upgrade", 0o755, SCRIPT).gz();
     let other = format!("{SCRIPT}# another build\n");
-    server.page("/a", Page::new(SCRIPT));
+    server.page("/a", Page::new(&archive[..]));
     server.page("/b", Page::new(other.as_str()));
-    let mut visor = home.supervise(FETCHES, &[]);
-    visor.until_up();
-    let schedule = |path: &str, sum: &str| {
+    let schedule = |ours: &[&str], path: &str, sum: &str| {
         let url = server.url(path);
         let words = ["upgrade", "schedule", "v2", "1000", "--force", "--url", &url, "--checksum", sum];
-        home.run(&[FETCHES, PLAIN, &words].concat()).code(0)
+        home.run(&[ours, PLAIN, &words].concat()).code(0)
     };
-    let said = schedule("/a", &sum(SCRIPT));
+    let release = home.own("upgrades/v2");
+    let mut visor = home.supervise(FETCHES, &[]);
+    visor.until_up();
+    let said = schedule(FETCHES, "/a", &sum(&archive));
     assert!(said.err.contains("is fetched from") && said.err.contains("/a now"), "{said:?}");
     home.until_log("release v2 is ready");
     home.run(&["upgrade", "check"]).code(0);
+    fs::write(release.join("node-args"), "%{args}\n").unwrap();
     // The same file from elsewhere is the same.
-    assert_eq!(schedule("/c", &sum(SCRIPT)).err, "");
+    assert_eq!(schedule(FETCHES, "/c", &sum(&archive)).err, "");
     home.run(&["upgrade", "check"]).code(0);
-    // Another one is not.
-    let said = schedule("/b", &sum(&other));
-    assert!(said.err.contains("warning: the release that is there was fetched from"), "{said:?}");
-    home.until_log("release v2 is not ready: the release that is there was fetched from");
+    // Another one is not, and is fetched.
+    let said = schedule(FETCHES, "/b", &sum(&other));
+    assert!(said.err.contains("/b now; the release that is there was fetched from"), "{said:?}");
+    until("it is ready", || (home.logged("release v2 is ready") == 2).then_some(()));
+    assert_eq!(fs::read(release.join("bin/node")).unwrap(), other.as_bytes());
+    assert_eq!(names(&release), ["bin", "fetched.json", "node-args"], "what came with the first is gone");
+    home.run(&["upgrade", "check"]).code(0);
+    assert_eq!((server.asked("/a").len(), server.asked("/b").len(), server.asked("/c").len()), (1, 1, 0));
+    visor.stop();
+    // Without a supervisor that may, the operator's command does it.
+    let said = schedule(&[], "/a", &sum(&archive));
+    assert!(said.err.contains("`wemixvisor upgrade prepare v2` fetches it"), "{said:?}");
     let check = home.run(&["upgrade", "check"]).code(1);
     assert!(check.out.contains("NO  it is the one that the plan wants: the release that is there"), "{check:?}");
-    home.run(&[PLAIN, &["upgrade", "prepare"]].concat()).code(1);
-    // Its own remedy: moved away, it is fetched anew.
-    let binary = home.own("upgrades/v2/bin/node");
-    fs::rename(home.own("upgrades/v2"), home.own("upgrades/v2.old")).unwrap();
-    until("the other one is there", || fs::read(&binary).ok().filter(|bytes| *bytes == other.as_bytes()));
-    until("it is ready", || (home.logged("release v2 is ready") == 2).then_some(()));
-    home.run(&["upgrade", "check"]).code(0);
+    let mut visor = home.supervise(&[], &[]);
+    home.until_log("release v2 is not ready: the release that is there was fetched from");
+    home.run(&[PLAIN, &["upgrade", "prepare"]].concat()).code(0);
+    until("it is ready", || (home.logged("release v2 is ready") == 3).then_some(()));
+    assert_eq!(names(&release), ["bin", "fetched.json", "node-args", "pre-upgrade"]);
     // What the operator puts there is the operator's word.
-    schedule("/a", &sum(SCRIPT));
+    schedule(&[], "/b", &sum(&other));
     home.run(&["upgrade", "check"]).code(1);
     let mine = home.put("mine", "#!/bin/sh\necho mine\n");
     home.run(&["upgrade", "add", "v2", mine.to_str().unwrap(), "--force"]).code(0);
     home.run(&["upgrade", "check"]).code(0);
-    until("it is ready again", || (home.logged("release v2 is ready") == 3).then_some(()));
+    until("it is ready again", || (home.logged("release v2 is ready") == 4).then_some(()));
     visor.stop();
 }
 

@@ -138,14 +138,17 @@ pub fn prepare(context: &Context, name: &Name) -> Result<ExitCode> {
         let release = context.home.find(&plan.name);
         let binary = context.home.binary(&release);
         let mut checks = Vec::new();
-        if binary.symlink_metadata().is_err()
+        let source = trusted(context, plan).ok().flatten();
+        let other =
+            source.as_ref().is_some_and(|source| origin::contradiction(&context.home, &release, source).is_some());
+        if (other || binary.symlink_metadata().is_err())
             && let Some(fetched) = fetch(context, plan)
         {
             checks.push(finding("the release was fetched", fetched));
         }
         let mut version = None;
         if checks.iter().all(|check| check.problem.is_none()) {
-            let staged = stage_now(context, release, trusted(context, plan).ok().flatten());
+            let staged = stage_now(context, release, source);
             checks.extend(staged.checks);
             version = staged.version;
         }

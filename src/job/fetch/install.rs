@@ -7,13 +7,16 @@ use std::path::Path;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::io::Errno;
 
+use super::origin;
 use crate::error::{Error, OnFile, Result};
 use crate::home::{Home, Owner, Release};
-use crate::job::durable;
+use crate::job::{durable, look};
+use crate::source::Source;
 
 /// Makes the tree the release. What the operator put into the release's directory beforehand (hooks, arguments) is kept and
-/// wins over what the tree brings. False: the release is there already, by somebody else.
-pub fn install(home: &Home, release: &Release, tree: &Path, owner: Owner) -> Result<bool> {
+/// wins over what the tree brings, and so does what is beside one that was fetched as another file and is replaced. False:
+/// the release is there already, by somebody else.
+pub fn install(home: &Home, release: &Release, source: &Source, tree: &Path, owner: Owner) -> Result<bool> {
     let goal = home.release(release);
     let upgrades = home.upgrades();
     durable::make_dirs(&upgrades, 0o755, owner)?;
@@ -31,12 +34,16 @@ pub fn install(home: &Home, release: &Release, tree: &Path, owner: Owner) -> Res
             }
             Err(e) => return Err(e).on("create", &goal),
         }
-        if home.binary(release).symlink_metadata().is_ok() {
+        if home.binary(release).symlink_metadata().is_err() {
+            origin::forget(&goal)?;
+            adopt(&goal, tree, owner, &[])?;
+        } else if origin::contradiction(home, release, source).is_some() {
+            idle(home, release)?;
+            adopt(&goal, tree, owner, &origin::fetched_entries(&goal))?;
+        } else {
             // Somebody else was faster.
             return Ok(false);
         }
-        super::origin::forget(&goal)?;
-        adopt(&goal, tree, owner)?;
         super::archive::sync(tree)?;
         match renameat_with(CWD, tree, CWD, &goal, RenameFlags::EXCHANGE) {
             Ok(()) => return durable::sync_dir(&upgrades).map(|()| true),
@@ -49,10 +56,21 @@ pub fn install(home: &Home, release: &Release, tree: &Path, owner: Owner) -> Res
     }
 }
 
-/// Takes what lies in one tree into the other, by links; the first one's files win.
-fn adopt(from: &Path, into: &Path, owner: Owner) -> Result<()> {
+/// Refuses where the release runs, or an upgrade has to do with it.
+pub fn idle(home: &Home, release: &Release) -> Result<()> {
+    let journal = look::read_journal(home)?;
+    let in_use = home.current_release().as_ref() == Ok(release)
+        || journal.is_some_and(|journal| journal.to == *release || journal.from == *release);
+    if in_use { Err(Error::refused(format!("release {release} is in use and is not replaced"))) } else { Ok(()) }
+}
+
+/// Takes what lies in one tree into the other, by links, but for these names; the first one's files win.
+fn adopt(from: &Path, into: &Path, owner: Owner, without: &[String]) -> Result<()> {
     for entry in fs::read_dir(from).on("read", from)? {
         let entry = entry.on("read", from)?;
+        if without.iter().any(|name| entry.file_name() == name.as_str()) {
+            continue;
+        }
         let (path, goal) = (entry.path(), into.join(entry.file_name()));
         let kind = entry.file_type().on("read", &path)?;
         if kind.is_dir() {
@@ -65,7 +83,7 @@ fn adopt(from: &Path, into: &Path, owner: Owner) -> Result<()> {
                 }
                 Err(_) => {}
             }
-            adopt(&path, &goal, owner)?;
+            adopt(&path, &goal, owner, &[])?;
             continue;
         }
         match fs::remove_file(&goal) {

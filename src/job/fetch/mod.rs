@@ -113,7 +113,9 @@ pub type Tell<'a> = &'a mut dyn FnMut(Sign);
 /// Fetches it. An error is for who tries again later.
 pub fn fetch(home: &Home, spec: &Spec, tell: Tell) -> Result<Outcome> {
     let binary = home.binary(&spec.release);
+    let other = origin::contradiction(home, &spec.release, &spec.source);
     match (binary.symlink_metadata(), binary.metadata()) {
+        (Ok(_), Ok(_)) if other.is_some() => install::idle(home, &spec.release)?,
         (Ok(_), Ok(_)) => return Ok(Outcome::Present),
         (Ok(_), Err(e)) => return Err(e).on("use what is there already,", &binary),
         (Err(_), _) => {}
@@ -177,7 +179,7 @@ fn release(home: &Home, spec: &Spec, part: &mut Part, link: &Link) -> Result<Mad
     let tree = part.path.with_extension("tree");
     remove_any(&tree)?;
     let made = match plant(part, &spec.source, link, &tree, home.binary_name()) {
-        Ok(()) => install::install(home, &spec.release, &tree, part.owner)
+        Ok(()) => install::install(home, &spec.release, &spec.source, &tree, part.owner)
             .map(|ours| if ours { Made::Here } else { Made::ByOthers }),
         Err(archive::Fault::Disk(error)) => Err(error),
         Err(archive::Fault::Archive(why)) => Ok(Made::Not(why)),

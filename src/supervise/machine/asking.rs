@@ -101,7 +101,7 @@ impl Machine {
         }
         self.take_plans(survey, out);
         if self.state == State::Boot {
-            if let Some(why) = self.command_in_the_way() {
+            if let Some(why) = self.command_in_the_way(&self.args) {
                 return self.fail(Code::Refused, why, out);
             }
             if let Some(journal) = &self.journal {
@@ -141,6 +141,7 @@ impl Machine {
             return;
         };
         self.probing = Some(self.life.launched);
+        self.probe_began = self.now;
         let addresses = node_args::addresses(
             &self.life.args,
             self.home.binary_name(),
@@ -265,7 +266,7 @@ impl Machine {
         if let Some(heard) = probed.validators {
             self.heard_validators(heard, out);
         }
-        self.highest = Some(hold::Highest::now_with(self.highest.take(), probed.head, self.now));
+        self.highest = Some(hold::Highest::told(self.highest.take(), probed.head, self.probe_began));
         if let Some(release) = self.life.release.clone() {
             self.known.head = Some(Head { number: probed.head, seen: 0, release });
         }

@@ -1,6 +1,7 @@
 //! The end of the node: asked gently, ended by KILL when its time is over, and nobody left who holds the data.
 
 use super::events::about;
+use super::health::ENDED_FOR_ROOM;
 use super::*;
 use crate::event::What;
 
@@ -36,6 +37,8 @@ impl Machine {
                     }
                 }
             }
+            // What was not counted against a release is not on disk yet.
+            State::Held { why: Hold::Room(_), .. } => self.clear(then, false, Some(ENDED_FOR_ROOM.to_owned()), out),
             State::Backoff { .. } | State::Held { .. } if then == Then::Go => self.go(out),
             // What the node left behind may still hold the data.
             State::Deciding(exit) if then != Then::Go => self.clear(then, false, Some(exit.to_string()), out),

@@ -89,6 +89,9 @@ impl Machine {
             (None, _, Err(why)) => {
                 Some(format!("its release is not there, and the plan does not say from where: {why}"))
             }
+            (None, _, Ok(Some(_))) if let Some(why) = &plan.other => {
+                Some(format!("{why}: `wemixvisor upgrade prepare {}` fetches that one", plan.name))
+            }
             (None, _, Ok(Some(source))) => Some(format!(
                 "its release is not there and may not be fetched: set DAEMON_ALLOW_DOWNLOAD_BINARIES=true, or `wemixvisor upgrade prepare {}` fetches it from {}",
                 plan.name,
@@ -159,7 +162,8 @@ impl Machine {
         let Some(source) = self.wanted_source(&plan).cloned() else { return };
         let from = source.link().to_string();
         if !self.refused.contains_key(&plan.digest) {
-            say(out, Level::Info, format!("fetching release {} from {from}", plan.release));
+            let why = plan.other.as_ref().map_or_else(String::new, |why| format!(": {why}"));
+            say(out, Level::Info, format!("fetching release {} from {from}{why}", plan.release));
         }
         self.fetching = Some(Fetching {
             digest: plan.digest,

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::grace::Grace;
 use super::metrics::Why;
-use super::{Effect, Exit, Hold, Machine, Now, Role, State, Then, say};
+use super::{Effect, Exit, Hold, Machine, Now, Role, Room, State, Then, say};
 use crate::config::{show_duration, show_size};
 use crate::error::Code;
 use crate::job::backup;
@@ -26,6 +26,9 @@ const MEASURE_TIME: Duration = Duration::from_secs(10);
 
 /// How often a node that waits for room is looked at.
 const ROOM_PAUSE: Duration = Duration::from_secs(5);
+
+/// How a node ended that had no room, for the run record.
+pub(super) const ENDED_FOR_ROOM: &str = "by itself, for want of room";
 
 /// With less than this free (or a hundredth, on a small file system) nothing can be written any more, and no node lives.
 const NOTHING_LEFT: u64 = 64 << 20;
@@ -85,7 +88,7 @@ impl Machine {
         self.health.measure_at = Some(self.now + self.config.health_check_interval);
         match self.state {
             State::Up => self.take_stock(out),
-            State::Held { why: Hold::Room, .. } => self.room_told(out),
+            State::Held { why: Hold::Room(room), .. } => self.room_told(room, out),
             State::Deciding(_) => self.decide(out),
             State::Boot
             | State::Starting
@@ -132,65 +135,76 @@ impl Machine {
 
     /// Whether the data's file system has less than the least room.
     pub(super) fn is_full(&self) -> bool {
-        self.health.measured.and_then(|m| m.disk).is_some_and(|(free, _)| free < self.config.min_disk)
+        self.has_less_than(self.config.min_disk)
     }
 
-    /// Whether nothing can be written there any more.
-    fn nothing_left(&self) -> bool {
-        let disk = self.health.measured.and_then(|m| m.disk);
-        disk.is_some_and(|(free, all)| free < NOTHING_LEFT.min(all / 100).min(self.config.min_disk))
+    /// Whether the data's file system has less than this.
+    fn has_less_than(&self, least: u64) -> bool {
+        self.health.measured.and_then(|m| m.disk).is_some_and(|(free, _)| free < least)
     }
 
-    fn little_left(&self) -> bool {
-        self.health.measured.and_then(|m| m.disk).is_some_and(|(free, _)| free < LITTLE_LEFT)
+    /// Below this nothing can be written any more.
+    fn nothing(&self) -> u64 {
+        let all = self.health.measured.and_then(|m| m.disk).map_or(0, |(_, all)| all);
+        NOTHING_LEFT.min(all / 100).min(self.config.min_disk)
     }
 
     /// Whether the node may have ended for want of room: geth ends itself, with status 0, when little is left, and with
     /// another one when nothing is.
     pub(super) fn may_want_room(&self, exit: Exit) -> bool {
-        self.little_left() || (exit == Exit::Code(0) && self.life.answered.is_some())
+        self.has_less_than(LITTLE_LEFT) || (exit == Exit::Code(0) && self.life.answered.is_some())
     }
 
-    /// Whether that is why it ended; none: it is still being measured.
-    pub(super) fn wants_room(&self, exit: Exit) -> Option<bool> {
+    /// What room the node waits for, if it ended for want of it; none: it is still being measured.
+    pub(super) fn wants_room(&self, exit: Exit) -> Option<Option<Room>> {
         if !self.may_want_room(exit) {
-            return Some(false);
+            return Some(None);
+        }
+        if self.health.measuring {
+            return None;
         }
         // A new release that ends itself has its own reasons, but where so little is left.
-        let on_probation = self.journal.as_ref().is_some_and(|j| j.on_probation().is_some());
-        let believed = !on_probation || self.little_left();
-        let by_itself = exit == Exit::Code(0) && self.life.answered.is_some() && believed;
-        (!self.health.measuring).then(|| self.nothing_left() || (by_itself && self.is_full()))
+        let believed = !self.end_counts() || self.has_less_than(LITTLE_LEFT);
+        if exit == Exit::Code(0) && self.life.answered.is_some() && self.is_full() && believed {
+            return Some(Some(Room::Least));
+        }
+        let nothing = self.has_less_than(self.nothing()) && self.config.restart_on_failure;
+        Some(nothing.then_some(Room::Some))
+    }
+
+    /// So many bytes must be free.
+    fn needed(&self, room: Room) -> u64 {
+        match room {
+            Room::Least => self.config.min_disk,
+            Room::Some => self.nothing().saturating_mul(8).min(self.config.min_disk),
+        }
     }
 
     /// Waits until there is room: whichever release it is, it would end again, and none is to pay for that.
-    pub(super) fn wait_for_room(&mut self, exit: Exit, out: &mut Vec<Effect>) {
-        self.state = State::Held { until: self.now + ROOM_PAUSE, why: Hold::Room };
+    pub(super) fn wait_for_room(&mut self, exit: Exit, room: Room, out: &mut Vec<Effect>) {
+        self.state = State::Held { until: self.now + ROOM_PAUSE, why: Hold::Room(room) };
         self.counts.next_start = Some(Why::Room);
         self.uncount();
-        let text = format!("the node ended by itself ({exit}), and {}: make room, then it is started", self.room());
+        let text = format!("the node ended by itself ({exit}), and {}: make room, then it is started", self.room(room));
         say(out, Level::Error, text.clone());
         self.announce_hold(text, out);
     }
 
     /// How much room there is, and how much there should be.
-    pub(super) fn room(&self) -> String {
+    pub(super) fn room(&self, room: Room) -> String {
         let free = self.health.measured.and_then(|m| m.disk).map_or(0, |(free, _)| free);
-        format!(
-            "only {} of {} are free for its data (DAEMON_MIN_DISK)",
-            show_size(free),
-            show_size(self.config.min_disk)
-        )
+        let why = if room == Room::Least { " (DAEMON_MIN_DISK)" } else { "" };
+        format!("only {} of {} are free for its data{why}", show_size(free), show_size(self.needed(room)))
     }
 
-    fn room_told(&mut self, out: &mut Vec<Effect>) {
-        if self.is_full() {
-            self.state = State::Held { until: self.now + ROOM_PAUSE, why: Hold::Room };
+    fn room_told(&mut self, room: Room, out: &mut Vec<Effect>) {
+        if self.has_less_than(self.needed(room)) {
+            self.state = State::Held { until: self.now + ROOM_PAUSE, why: Hold::Room(room) };
             return;
         }
         say(out, Level::Info, "there is room again: the node is started".to_owned());
         // What was not counted against a release can be written down by now.
-        self.clear(Then::Go, false, Some("by itself, for want of room".to_owned()), out);
+        self.clear(Then::Go, false, Some(ENDED_FOR_ROOM.to_owned()), out);
     }
 
     /// How the node follows its chain, once it has told anything of it.

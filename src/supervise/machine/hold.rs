@@ -41,9 +41,9 @@ impl Highest {
         Some(Highest { number: highest.number, at: now, age })
     }
 
-    /// The same, now that the node tells this head.
-    pub(super) fn now_with(before: Option<Highest>, head: u64, now: Now) -> Highest {
-        let told = Highest { number: head, at: now, age: Some(Duration::ZERO) };
+    /// The same, once the node was asked at this time and has told this head.
+    pub(super) fn told(before: Option<Highest>, head: u64, asked: Now) -> Highest {
+        let told = Highest { number: head, at: asked, age: Some(Duration::ZERO) };
         before.filter(|before| before.number > head).unwrap_or(told)
     }
 }
@@ -90,7 +90,8 @@ impl Machine {
     fn may_have_reached(&self) -> Option<u64> {
         let ((ended, _), highest) = self.last_end.zip(self.highest)?;
         let since = highest.age? + ended.saturating_sub(highest.at);
-        let pace = self.life.block_time.unwrap_or(BLOCK_PERIOD).as_millis().max(1);
+        // As fast as it can be: what was measured may have a standstill in it.
+        let pace = self.life.block_time.unwrap_or(BLOCK_PERIOD).min(BLOCK_PERIOD).as_millis().max(1);
         let made = u64::try_from(since.as_millis().div_ceil(pace)).unwrap_or(u64::MAX);
         Some(highest.number.saturating_add(made))
     }

@@ -46,15 +46,19 @@ impl Machine {
 
     /// Why these words are not run now: they are a command of the binary's (`version`), and its end would be taken for the end
     /// of the node in an upgrade.
-    pub(super) fn command_in_the_way(&self) -> Option<String> {
-        let command = crate::geth::command(&self.args)?;
+    pub(super) fn command_in_the_way(&self, args: &[String]) -> Option<String> {
+        let command = crate::geth::command(args)?;
         let head = self.known.head.as_ref().map(|head| head.number);
         let (name, stands) = match (&self.journal, self.due_plan(head)) {
             (Some(journal), _) => (journal.name.clone(), "under way"),
             (None, Some(plan)) => (plan.name, "due"),
             (None, None) => return None,
         };
-        Some(format!("upgrade {name} is {stands}, and `{command}` runs no node: start the node first"))
+        let binary = self.home.current_binary();
+        Some(format!(
+            "upgrade {name} is {stands}, and `{command}` runs no node: where it cannot wait, stop the supervisor and call {} itself",
+            binary.display()
+        ))
     }
 
     /// Starts the node, unless that is held.
@@ -239,11 +243,13 @@ impl Machine {
         if self.step.is_some() {
             return;
         }
-        if self.looking != Looking::No && !self.due(self.decide_at) {
+        let wants_room = self.wants_room(exit);
+        if (self.looking != Looking::No || wants_room.is_none()) && !self.due(self.decide_at) {
             // A disk that hangs must not keep the node down: after a while it is decided upon what is known.
             self.decide_at.get_or_insert(self.now + LOOK_PATIENCE);
             return;
         }
+        let room = wants_room.flatten();
         self.decide_at = None;
         // Also in a trial: no release is to pay for arguments that were mistyped.
         let what =
@@ -263,18 +269,13 @@ impl Machine {
             self.grant(Wish::Restarted, Reply::error(Code::Node, format!("{why}{kept}")), out);
         }
         let ended = Some(format!("by itself: {exit}"));
-        let wants_room = self.wants_room(exit);
-        if self.journal.as_ref().is_some_and(|j| j.on_probation().is_some()) {
-            match wants_room {
-                None => return,
-                Some(true) if self.is_waited_for() => {
-                    self.uncount();
-                    self.error = Some(format!("the node {what} before it was up, and {}", self.room()));
-                    return self.clear(Then::Exit(Code::Node as u8), false, ended, out);
-                }
-                Some(true) => return self.wait_for_room(exit, out),
-                Some(false) => {}
+        if let Some(room) = room.filter(|_| self.journal.as_ref().is_some_and(|j| j.on_probation().is_some())) {
+            if self.is_waited_for() {
+                self.uncount();
+                self.error = Some(format!("the node {what} before it was up, and {}", self.room(room)));
+                return self.clear(Then::Exit(Code::Node as u8), false, ended, out);
             }
+            return self.wait_for_room(exit, room, out);
         }
         match self.journal.as_ref().map(|j| (j.stage, j.proven)) {
             Some((Stage::Stop | Stage::Hook | Stage::Switch | Stage::Restore | Stage::Back, _)) if !self.parked => {
@@ -316,10 +317,8 @@ impl Machine {
                 plans::AfterDeath::None => {}
             },
         }
-        match wants_room {
-            None => return,
-            Some(true) if !self.is_waited_for() => return self.wait_for_room(exit, out),
-            Some(_) => {}
+        if let Some(room) = room.filter(|_| !self.is_waited_for()) {
+            return self.wait_for_room(exit, room, out);
         }
         let life = &self.life;
         if exit == Exit::Code(0)
@@ -335,10 +334,10 @@ impl Machine {
         let life = &self.life;
         let why = match (&life.refusal, self.is_waited_for()) {
             (Some(Refusal::NotExecuted(why)), true) => Some(why.clone()),
-            (_, true) if wants_room == Some(true) => {
-                Some(format!("the node {what} before it was up, and {}", self.room()))
+            (_, true) => {
+                let room = room.map_or_else(String::new, |room| format!(", and {}", self.room(room)));
+                Some(format!("the node {what} before it was up{room}"))
             }
-            (_, true) => Some(format!("the node {what} before it was up")),
             _ if !self.config.restart_on_failure => {
                 Some(format!("the node {what}; DAEMON_RESTART_ON_FAILURE is false"))
             }

@@ -134,7 +134,7 @@ impl Machine {
         let State::Held { why, .. } = self.state else { return None };
         Some(match why {
             Hold::Signed => "signed",
-            Hold::Room => "room",
+            Hold::Room(_) => "room",
         })
     }
 

@@ -222,7 +222,16 @@ pub enum Hold {
     /// A validator that started now could sign twice.
     Signed,
     /// There is no room for its data.
-    Room,
+    Room(Room),
+}
+
+/// How much room is waited for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// DAEMON_MIN_DISK: the node ended itself below it.
+    Least,
+    /// Some: there was nothing at all. It may have run with less than the least before.
+    Some,
 }
 
 /// Where the supervisor stands.
@@ -468,6 +477,8 @@ pub struct Machine {
     no_head_since: Option<Now>,
     sample_at: Option<Now>,
     probe_at: Option<Now>,
+    /// When the node was asked last.
+    probe_began: Now,
     look_at: Option<Now>,
     ready_at: Option<Now>,
     alarm_at: Option<Now>,
@@ -585,6 +596,7 @@ impl Machine {
             no_head_since: None,
             sample_at: None,
             probe_at: None,
+            probe_began: Now::ZERO,
             look_at: None,
             ready_at: None,
             alarm_at: None,
@@ -712,9 +724,9 @@ impl Machine {
     fn tick(&mut self, out: &mut Vec<Effect>) {
         match self.state {
             State::Backoff { until } | State::Held { until, why: Hold::Signed } if self.now >= until => self.go(out),
-            State::Held { until, why: Hold::Room } if self.now >= until => {
+            State::Held { until, why: Hold::Room(room) } if self.now >= until => {
                 // What comes of it ends the hold, or prolongs it.
-                self.state = State::Held { until: self.now + MEASURE_AGAIN, why: Hold::Room };
+                self.state = State::Held { until: self.now + MEASURE_AGAIN, why: Hold::Room(room) };
                 self.measure(out);
             }
             State::Boot

@@ -78,10 +78,8 @@ impl Machine {
         self.survey = Some(survey);
         self.judge_plans(out);
         // A release whose binary changed is looked at anew, at once.
-        let changed =
-            |staged: &Staged| self.schedule.pending().any(|p| p.release == staged.release && p.print != staged.print);
         let anew: Vec<Release> =
-            self.staged.values().filter(|staged| changed(staged)).map(|s| s.release.clone()).collect();
+            self.staged.values().filter(|staged| self.is_old(staged)).map(|s| s.release.clone()).collect();
         for release in anew {
             self.staged.remove(&release);
             self.stage_tries.remove(&release);
@@ -197,6 +195,12 @@ impl Machine {
                 return self.decide(out);
             }
         };
+        if self.is_old(&staged) {
+            // Either of the two looks may be the older one.
+            self.ask_look(out);
+            self.stage_next(out);
+            return self.decide(out);
+        }
         match staged.problem() {
             None => {
                 if self.staged.get(&release).is_none_or(|before| before.problem().is_some()) {
@@ -223,6 +227,12 @@ impl Machine {
         self.consider_ahead(out);
         self.decide(out);
         self.after_up(out);
+    }
+
+    /// Whether the release, or what its plan wants, is another one by now.
+    fn is_old(&self, staged: &Staged) -> bool {
+        let plan = self.schedule.pending().find(|plan| plan.release == staged.release);
+        plan.is_some_and(|plan| plan.print != staged.print)
     }
 
     /// Looks at a release again after a pause that grows.

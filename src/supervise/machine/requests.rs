@@ -144,6 +144,10 @@ impl Machine {
             out.push(Effect::Reply(client, Reply::error(Code::Refused, format!("{why}: try again when it is over"))));
             return;
         }
+        if let Some(why) = args.as_ref().and_then(|args| self.command_in_the_way(args)) {
+            out.push(Effect::Reply(client, Reply::error(Code::Refused, why)));
+            return;
+        }
         if let Some(args) = args {
             let before = std::mem::replace(&mut self.args, args);
             self.args_before.get_or_insert(before);

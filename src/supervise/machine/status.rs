@@ -118,9 +118,9 @@ impl Machine {
 
     fn held(&self) -> Value {
         let State::Held { until, why } = self.state else { return Value::Null };
-        if why == Hold::Room {
+        if let Hold::Room(room) = why {
             // Nobody can tell when there will be.
-            return json!({"reason": self.room(), "until": Value::Null});
+            return json!({"reason": self.room(room), "until": Value::Null});
         }
         let left = until.saturating_sub(self.now).as_secs_f64().ceil();
         json!({"reason": self.why_held(), "until": rfc3339(unix_now() + left as u64)})
@@ -128,7 +128,7 @@ impl Machine {
 
     fn waits_for(&self) -> Option<String> {
         match &self.state {
-            State::Held { why: Hold::Room, .. } => Some(format!("room: {}", self.room())),
+            State::Held { why: Hold::Room(room), .. } => Some(format!("room: {}", self.room(*room))),
             State::Held { until, why: Hold::Signed } => {
                 Some(format!("the end of the hold in {}", show_duration(secs(until.saturating_sub(self.now)))))
             }

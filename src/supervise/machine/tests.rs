@@ -41,6 +41,7 @@ fn plan(name: &str, height: u64) -> Found {
         rolling: Rolling::default(),
         release: release(name),
         print: Some("print".to_owned()),
+        other: None,
         file: format!("data/upgrades/{height}/upgrade-info.json"),
         outcome: None,
     }
@@ -516,7 +517,14 @@ fn a_due_plan_whose_release_is_not_fit_waits_and_the_old_release_runs_on() {
     drive.now += Duration::from_secs(1);
     drive.feed(Event::Tick);
     assert!(short(&drive.feed(surveyed(survey("genesis", None, vec![found])))).contains("start:Stage"));
-    assert!(short(&drive.feed(Event::Done(Role::Stage, Ok(Report::Staged(fit("v2")))))).contains("step:Begin"));
+    // What was looked at before counts for nothing any more.
+    let effects = short(&drive.feed(Event::Done(Role::Stage, Ok(Report::Staged(fit("v2"))))));
+    assert!(effects.contains("start:Stage") && !effects.contains("step"), "{effects}");
+    drive.looked();
+    let another = Staged { print: Some("another".to_owned()), ..fit("v2") };
+    drive.plans[0].print.clone_from(&another.print);
+    drive.feed(surveyed(survey("genesis", None, drive.plans.clone())));
+    assert!(short(&drive.feed(Event::Done(Role::Stage, Ok(Report::Staged(another))))).contains("step:Begin"));
 }
 
 #[test]
@@ -595,6 +603,10 @@ fn a_command_is_not_taken_for_the_node_of_an_upgrade() {
     let under_way = || survey("v2", Some(journal(Stage::Trial)), Vec::new());
     let due = || Survey { known: known(), ..survey("genesis", None, vec![plan("v2", 100)]) };
     let later = || Survey { known: known(), ..survey("genesis", None, vec![plan("v2", 101)]) };
+    let mut drive = Drive::trial(&[]);
+    let asked = Request::Restart { args: Some(vec!["version".to_owned()]) };
+    assert_eq!(short(&drive.feed(Event::Asked(1, asked))), "reply");
+    assert_eq!(drive.machine.state, State::Up, "the node runs on");
     for (args, survey, refused) in [
         (&["version"][..], under_way(), true),
         (&["--datadir", "/d", "init", "genesis.json"], due(), true),
@@ -1052,33 +1064,53 @@ fn where_nothing_is_left_a_node_waits_for_room_whatever_its_end_and_no_release_p
     let mut drive = Drive::up(&[("daemon_max_restarts", "0")], Vec::new()).all([nothing()]);
     assert_eq!(short(&drive.feed(Event::Ended(Exit::Code(1)))), "start:Measure");
     drive.feed(nothing());
-    assert!(matches!(drive.machine.state, State::Held { why: Hold::Room, .. }), "{:?}", drive.machine.state);
+    assert!(matches!(drive.machine.state, State::Held { why: Hold::Room(_), .. }), "{:?}", drive.machine.state);
     // On trial it is not counted, in memory and, when there is room again, on disk.
     let mut drive = Drive::trial(&[("daemon_restart_backoff", "1s")]).all([probed(99), nothing()]);
-    for exit in [Exit::Code(0), Exit::Code(1), Exit::Signal(7), Exit::Code(1)] {
+    for exit in [Exit::Code(1), Exit::Signal(7), Exit::Code(1)] {
         drive = drive.all([Event::Ended(exit), nothing()]);
-        assert!(matches!(drive.machine.state, State::Held { why: Hold::Room, .. }), "{:?}", drive.machine.state);
+        let state = &drive.machine.state;
+        assert!(matches!(state, State::Held { why: Hold::Room(Room::Some), .. }), "{state:?}");
         assert_eq!(drive.machine.journal.as_ref().unwrap().starts, 0);
-        drive = drive.after(5);
-        let effects = drive.feed(measured(1 << 40));
+        drive = drive.after(5).all([measured(500 << 20)]).after(5);
+        // It ran with less than the least: what it had is enough.
+        let effects = drive.feed(measured(513 << 20));
         let uncounted =
             |effect: &Effect| matches!(effect, Effect::Start(_, Job::Clear(spec)) if spec.starts == Some(0));
         assert!(effects.iter().any(uncounted), "{effects:?}");
         assert_eq!(short(&drive.feed(cleared())), "launch");
         drive = drive.all([recorded("v2", 1), Event::Executed, probed(99), nothing()]);
     }
+    // What ended by itself needs the least; a restart meanwhile counts nothing either.
+    drive = drive.all([Event::Ended(Exit::Code(0)), nothing()]);
+    assert!(matches!(drive.machine.state, State::Held { why: Hold::Room(Room::Least), .. }));
+    let effects = drive.feed(Event::Asked(7, Request::Restart { args: None }));
+    assert!(effects.iter().any(|e| matches!(e, Effect::Start(_, Job::Clear(spec)) if spec.starts == Some(0))));
+    // A disk that hangs is not waited for.
+    let mut drive = Drive::up(&[], Vec::new()).all([nothing(), Event::Ended(Exit::Code(1))]);
+    assert!(matches!(drive.machine.state, State::Deciding(_)));
+    for _ in 0..20 {
+        drive = drive.after(1);
+    }
+    assert!(!matches!(drive.machine.state, State::Deciding(_)));
     // A new release that ends itself where there is room enough is one that does not work.
     let mut drive = Drive::trial(&[("daemon_restart_backoff", "1s")]).all([probed(99), measured(9 << 30)]);
     assert_eq!(short(&drive.feed(Event::Ended(Exit::Code(0)))), "start:Measure");
     drive.feed(measured(9 << 30));
     assert!(matches!(drive.machine.state, State::Backoff { .. }), "{:?}", drive.machine.state);
+    // One that may not be taken back any more does not pay for it.
+    let proven = || Drive::trial(&[]).all([probed(99), measured(9 << 30)]);
+    let mut drive = proven();
+    drive.machine.journal.as_mut().unwrap().proven = true;
+    drive = drive.all([Event::Ended(Exit::Code(0)), measured(9 << 30)]);
+    assert!(matches!(drive.machine.state, State::Held { why: Hold::Room(Room::Least), .. }));
     // Who waits for the first start is told at once, and why.
     let mut drive = Drive::trial(&[]).all([probed(99), nothing()]);
     (drive.machine.background, drive.machine.up) = (true, false);
     drive = drive.all([Event::Ended(Exit::Code(1)), nothing(), cleared()]);
     assert_eq!(drive.machine.state, State::Leaving { code: 5 });
     let why = drive.machine.error.clone().unwrap();
-    assert!(why.contains("exit status 1") && why.contains("only 1MiB of 10GiB are free"), "{why}");
+    assert!(why.contains("exit status 1") && why.contains("only 1MiB of 512MiB are free"), "{why}");
 }
 
 #[test]

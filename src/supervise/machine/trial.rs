@@ -32,6 +32,11 @@ impl Machine {
         !under_new.is_some_and(|head| head >= height && journal.head.is_none_or(|stopped| head > stopped))
     }
 
+    /// Whether an end of the node by itself counts against the release that runs.
+    pub(super) fn end_counts(&self) -> bool {
+        self.may_go_back() || self.data_may_go_back()
+    }
+
     /// Why an upgrade is to be taken back before anything is started, if so.
     pub(super) fn reason_to_turn_back(&self) -> Option<(Outcome, String)> {
         let journal = self.journal.as_ref()?;
