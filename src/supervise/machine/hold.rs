@@ -37,7 +37,7 @@ impl Highest {
             .highest
             .clone()
             .or(known.head.as_ref().map(|h| journal::Highest { number: h.number, seen: h.seen }))?;
-        let age = unix_now().checked_sub(highest.seen).map(Duration::from_secs);
+        let age = unix_now().checked_sub(highest.seen).map(|age| Duration::from_secs(age + 1));
         Some(Highest { number: highest.number, at: now, age })
     }
 
