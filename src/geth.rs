@@ -223,7 +223,7 @@ const DROPPED_BY_WBFT: &[(&str, &str)] = &[
     ("wemix.publicrequests.max", ""),
 ];
 
-/// Words that make the binary do something else than run a node (`geth --help`, 1.13.15; `console` and `js` run one).
+/// Words that make the binary do something else than run a node (`geth --help`, 1.10 and 1.13; `console` and `js` run one).
 const COMMANDS: &[&str] = &[
     "account",
     "attach",
@@ -233,6 +233,7 @@ const COMMANDS: &[&str] = &[
     "dumpgenesis",
     "export",
     "export-history",
+    "export-preimages",
     "h",
     "help",
     "import",
@@ -240,6 +241,8 @@ const COMMANDS: &[&str] = &[
     "import-preimages",
     "init",
     "license",
+    "makecache",
+    "makedag",
     "removedb",
     "show-deprecated-flags",
     "snapshot",

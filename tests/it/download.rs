@@ -1037,7 +1037,12 @@ fn a_release_that_the_operator_brings_meanwhile_wins() {
 fn a_plan_that_wants_another_file_by_now_gets_that_one_and_what_the_operator_put_there_stays() {
     let home = Home::new();
     let server = Server::new();
-    let archive = Tar::new().file("bin/node", 0o755, SCRIPT).file("pre-upgrade", 0o755, SCRIPT).gz();
+    let archive = Tar::new()
+        .file("bin/node", 0o755, SCRIPT)
+        .file("pre-upgrade", 0o755, SCRIPT)
+        .file("node-args", 0o644, "--of-the-archive\n")
+        .file("share/doc/COPYING", 0o644, "text")
+        .gz();
     let other = format!("{SCRIPT}# another build\n");
     server.page("/a", Page::new(&archive[..]));
     server.page("/b", Page::new(other.as_str()));
@@ -1047,13 +1052,21 @@ fn a_plan_that_wants_another_file_by_now_gets_that_one_and_what_the_operator_put
         home.run(&[ours, PLAIN, &words].concat()).code(0)
     };
     let release = home.own("upgrades/v2");
+    // Beforehand and afterwards, beside what is fetched and among it.
+    fs::create_dir_all(&release).unwrap();
+    fs::write(release.join("node-args"), "%{args}\n").unwrap();
     let mut visor = home.supervise(FETCHES, &[]);
     visor.until_up();
     let said = schedule(FETCHES, "/a", &sum(&archive));
     assert!(said.err.contains("is fetched from") && said.err.contains("/a now"), "{said:?}");
     home.until_log("release v2 is ready");
     home.run(&["upgrade", "check"]).code(0);
-    fs::write(release.join("node-args"), "%{args}\n").unwrap();
+    fs::write(release.join("bin/wrapper"), "mine").unwrap();
+    let theirs_stays = || {
+        assert_eq!(fs::read_to_string(release.join("node-args")).unwrap(), "%{args}\n");
+        assert_eq!(names(&release.join("bin")), ["node", "wrapper"]);
+    };
+    theirs_stays();
     // The same file from elsewhere is the same.
     assert_eq!(schedule(FETCHES, "/c", &sum(&archive)).err, "");
     home.run(&["upgrade", "check"]).code(0);
@@ -1063,6 +1076,7 @@ fn a_plan_that_wants_another_file_by_now_gets_that_one_and_what_the_operator_put
     until("it is ready", || (home.logged("release v2 is ready") == 2).then_some(()));
     assert_eq!(fs::read(release.join("bin/node")).unwrap(), other.as_bytes());
     assert_eq!(names(&release), ["bin", "fetched.json", "node-args"], "what came with the first is gone");
+    theirs_stays();
     home.run(&["upgrade", "check"]).code(0);
     assert_eq!((server.asked("/a").len(), server.asked("/b").len(), server.asked("/c").len()), (1, 1, 0));
     visor.stop();
@@ -1075,7 +1089,8 @@ fn a_plan_that_wants_another_file_by_now_gets_that_one_and_what_the_operator_put
     home.until_log("release v2 is not ready: the release that is there was fetched from");
     home.run(&[PLAIN, &["upgrade", "prepare"]].concat()).code(0);
     until("it is ready", || (home.logged("release v2 is ready") == 3).then_some(()));
-    assert_eq!(names(&release), ["bin", "fetched.json", "node-args", "pre-upgrade"]);
+    assert_eq!(names(&release), ["bin", "fetched.json", "node-args", "pre-upgrade", "share"]);
+    theirs_stays();
     // What the operator puts there is the operator's word.
     schedule(&[], "/b", &sum(&other));
     home.run(&["upgrade", "check"]).code(1);

@@ -1,6 +1,9 @@
 //! What a release was fetched as, beside its binary: a plan that wants another file by now is not served by it.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::fs::Metadata;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +16,7 @@ use crate::source::{Checksum, Link, Source};
 const FILE: &str = "fetched.json";
 
 /// The largest that is read.
-const BYTES_MAX: u64 = 64 << 10;
+const BYTES_MAX: u64 = 4 << 20;
 
 /// Where a release's binary came from. It speaks of no other one that was put there since.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -29,8 +32,8 @@ struct Origin {
     bytes: u64,
     /// When it was written last, in nanoseconds since 1970.
     modified: u64,
-    /// What came with it, by the names in the release's directory; the rest there is the operator's.
-    entries: Vec<String>,
+    /// The files that came with it, below the release's directory; the rest there is the operator's.
+    files: BTreeSet<String>,
 }
 
 /// Writes it into the tree of a release that is complete else.
@@ -40,13 +43,40 @@ pub fn write(tree: &Path, binary: &Path, source: &Source, link: &Link, owner: Ow
     let path = tree.join(FILE);
     // An archive may have brought something of that name.
     super::remove_any(&path)?;
-    let mut entries = Vec::new();
-    for entry in std::fs::read_dir(tree).on("read", tree)? {
-        entries.push(entry.on("read", tree)?.file_name().to_string_lossy().into_owned());
-    }
-    let origin = Origin { from: link.to_string(), checksum: link.checksum.clone(), index, bytes, modified, entries };
-    let text = serde_json::to_vec_pretty(&origin).on("write", &path)?;
+    let mut files = BTreeSet::new();
+    list(tree, Path::new(""), &mut files)?;
+    let origin = Origin { from: link.to_string(), checksum: link.checksum.clone(), index, bytes, modified, files };
+    put(tree, &origin, owner)
+}
+
+fn put(tree: &Path, origin: &Origin, owner: Owner) -> Result<()> {
+    let path = tree.join(FILE);
+    let text = serde_json::to_vec_pretty(origin).on("write", &path)?;
     durable::replace_file(&path, &text, 0o644, owner)
+}
+
+/// All files below a directory, by their paths from there.
+fn list(dir: &Path, below: &Path, files: &mut BTreeSet<String>) -> Result<()> {
+    for entry in std::fs::read_dir(dir).on("read", dir)? {
+        let entry = entry.on("read", dir)?;
+        let path = below.join(entry.file_name());
+        if entry.file_type().on("read", &entry.path())?.is_dir() {
+            list(&entry.path(), &path, files)?;
+        } else {
+            files.insert(path.to_string_lossy().into_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Notes that these files in the tree are the operator's.
+pub fn disown(tree: &Path, theirs: &[PathBuf], owner: Owner) -> Result<()> {
+    let Some(mut origin) = read(tree) else { return Ok(()) };
+    let before = origin.files.len();
+    for path in theirs {
+        origin.files.remove(&*path.to_string_lossy());
+    }
+    if origin.files.len() == before { Ok(()) } else { put(tree, &origin, owner) }
 }
 
 /// Removes it, where the release is somebody else's by now.
@@ -54,11 +84,29 @@ pub fn forget(release: &Path) -> Result<()> {
     super::remove_any(&release.join(FILE))
 }
 
-/// What came with a release that was fetched, and the note of that itself, by name; the rest beside it is the operator's.
-pub fn fetched_entries(release: &Path) -> Vec<String> {
-    let mut entries = read(release).map_or_else(Vec::new, |origin| origin.entries);
-    entries.push(FILE.to_owned());
-    entries
+/// What came with a release that was fetched.
+pub struct Fetched {
+    files: BTreeSet<String>,
+    noted: SystemTime,
+}
+
+impl Fetched {
+    /// As it is noted in the release's directory; nothing, where it is not.
+    pub fn of(release: &Path) -> Fetched {
+        let noted = release.join(FILE).metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        Fetched { files: read(release).map(|origin| origin.files).unwrap_or_default(), noted }
+    }
+
+    /// Whether nothing came.
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty()
+    }
+
+    /// Whether a file came with it and is as it came; else it is the operator's.
+    pub fn brought(&self, path: &Path, meta: &Metadata) -> bool {
+        path == Path::new(FILE)
+            || (self.files.contains(&*path.to_string_lossy()) && meta.modified().is_ok_and(|at| at <= self.noted))
+    }
 }
 
 fn read(release: &Path) -> Option<Origin> {

@@ -155,8 +155,13 @@ impl Machine {
         }
         let now = self.now;
         let may = |plan: &&Found| {
+            // What another plan waits for is not replaced: the two would do that in turns.
+            let contested =
+                plan.other.is_some() && self.schedule.pending().any(|p| p.release == plan.release && p.print.is_some());
             let refused = self.refused.get(&plan.digest);
-            self.wanted_source(plan).is_some() && refused.is_none_or(|r| r.again.is_some_and(|at| now >= at))
+            !contested
+                && self.wanted_source(plan).is_some()
+                && refused.is_none_or(|r| r.again.is_some_and(|at| now >= at))
         };
         let Some(plan) = self.schedule.pending().find(may).cloned() else { return };
         let Some(source) = self.wanted_source(&plan).cloned() else { return };

@@ -149,27 +149,34 @@ impl Machine {
         NOTHING_LEFT.min(all / 100).min(self.config.min_disk)
     }
 
-    /// Whether the node may have ended for want of room: geth ends itself, with status 0, when little is left, and with
-    /// another one when nothing is.
-    pub(super) fn may_want_room(&self, exit: Exit) -> bool {
-        self.has_less_than(LITTLE_LEFT) || (exit == Exit::Code(0) && self.life.answered.is_some())
+    /// Whether the node ended as geth does, with status 0, when too little is left: once it has answered, or, where it runs
+    /// into that at its start, in a home that had blocks and with arguments that run a node.
+    fn ended_itself(&self, exit: Exit) -> bool {
+        let a_node = self.known.head.is_some() && crate::geth::command(&self.args).is_none();
+        exit == Exit::Code(0)
+            && self.life.executed.is_some()
+            && (self.life.answered.is_some() || (a_node && self.has_less_than(LITTLE_LEFT)))
     }
 
-    /// What room the node waits for, if it ended for want of it; none: it is still being measured.
-    pub(super) fn wants_room(&self, exit: Exit) -> Option<Option<Room>> {
-        if !self.may_want_room(exit) {
-            return Some(None);
-        }
-        if self.health.measuring {
-            return None;
-        }
+    /// Whether it may have ended for want of room, so that it is worth to be measured.
+    pub(super) fn may_want_room(&self, exit: Exit) -> bool {
+        self.has_less_than(LITTLE_LEFT) || self.ended_itself(exit)
+    }
+
+    /// Whether that is being measured.
+    pub(super) fn asks_for_room(&self, exit: Exit) -> bool {
+        self.health.measuring && self.may_want_room(exit)
+    }
+
+    /// What room the node waits for, if it ended for want of it, by what was measured last.
+    pub(super) fn wants_room(&self, exit: Exit) -> Option<Room> {
         // A new release that ends itself has its own reasons, but where so little is left.
         let believed = !self.end_counts() || self.has_less_than(LITTLE_LEFT);
-        if exit == Exit::Code(0) && self.life.answered.is_some() && self.is_full() && believed {
-            return Some(Some(Room::Least));
+        if self.ended_itself(exit) && self.is_full() && believed {
+            return Some(Room::Least);
         }
-        let nothing = self.has_less_than(self.nothing()) && self.config.restart_on_failure;
-        Some(nothing.then_some(Room::Some))
+        let may = self.config.restart_on_failure || self.on_probation();
+        (self.has_less_than(self.nothing()) && may).then_some(Room::Some)
     }
 
     /// So many bytes must be free.

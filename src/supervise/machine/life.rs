@@ -243,13 +243,12 @@ impl Machine {
         if self.step.is_some() {
             return;
         }
-        let wants_room = self.wants_room(exit);
-        if (self.looking != Looking::No || wants_room.is_none()) && !self.due(self.decide_at) {
+        if (self.looking != Looking::No || self.asks_for_room(exit)) && !self.due(self.decide_at) {
             // A disk that hangs must not keep the node down: after a while it is decided upon what is known.
             self.decide_at.get_or_insert(self.now + LOOK_PATIENCE);
             return;
         }
-        let room = wants_room.flatten();
+        let room = self.wants_room(exit);
         self.decide_at = None;
         // Also in a trial: no release is to pay for arguments that were mistyped.
         let what =
@@ -269,7 +268,7 @@ impl Machine {
             self.grant(Wish::Restarted, Reply::error(Code::Node, format!("{why}{kept}")), out);
         }
         let ended = Some(format!("by itself: {exit}"));
-        if let Some(room) = room.filter(|_| self.journal.as_ref().is_some_and(|j| j.on_probation().is_some())) {
+        if let Some(room) = room.filter(|_| self.on_probation()) {
             if self.is_waited_for() {
                 self.uncount();
                 self.error = Some(format!("the node {what} before it was up, and {}", self.room(room)));

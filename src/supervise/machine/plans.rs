@@ -198,6 +198,7 @@ impl Machine {
         if self.is_old(&staged) {
             // Either of the two looks may be the older one.
             self.ask_look(out);
+            self.stage_again(release);
             self.stage_next(out);
             return self.decide(out);
         }

@@ -32,6 +32,11 @@ impl Machine {
         !under_new.is_some_and(|head| head >= height && journal.head.is_none_or(|stopped| head > stopped))
     }
 
+    /// Whether the release that runs has to prove itself.
+    pub(super) fn on_probation(&self) -> bool {
+        self.journal.as_ref().is_some_and(|j| j.on_probation().is_some())
+    }
+
     /// Whether an end of the node by itself counts against the release that runs.
     pub(super) fn end_counts(&self) -> bool {
         self.may_go_back() || self.data_may_go_back()
