@@ -1094,10 +1094,15 @@ fn a_plan_that_wants_another_file_by_now_gets_that_one_and_what_the_operator_put
     // What the operator puts there is the operator's word.
     schedule(&[], "/b", &sum(&other));
     home.run(&["upgrade", "check"]).code(1);
+    // Also where the clock went back since: the binary is what is replaced.
+    let mut touch = Command::new("touch");
+    assert!(touch.args(["-d", "2020-01-01"]).arg(release.join("fetched.json")).status().unwrap().success());
+    home.run(&[PLAIN, &["upgrade", "prepare"]].concat()).code(0);
+    assert_eq!(fs::read(release.join("bin/node")).unwrap(), other.as_bytes());
     let mine = home.put("mine", "#!/bin/sh\necho mine\n");
     home.run(&["upgrade", "add", "v2", mine.to_str().unwrap(), "--force"]).code(0);
     home.run(&["upgrade", "check"]).code(0);
-    until("it is ready again", || (home.logged("release v2 is ready") == 4).then_some(()));
+    until("it is ready again", || (home.logged("release v2 is ready") > 3).then_some(()));
     visor.stop();
 }
 

@@ -43,7 +43,7 @@ pub fn install(home: &Home, release: &Release, source: &Source, tree: &Path, own
             origin::forget(&goal)?;
         }
         let mut adopted = Vec::new();
-        Adopt { fetched: &Fetched::of(&goal), owner, adopted: &mut adopted }.all(&goal, tree, Path::new(""))?;
+        Adopt { fetched: &Fetched::of(home, release), owner, adopted: &mut adopted }.all(&goal, tree, Path::new(""))?;
         origin::disown(tree, &adopted, owner)?;
         super::archive::sync(tree)?;
         if replaces {

@@ -86,15 +86,19 @@ pub fn forget(release: &Path) -> Result<()> {
 
 /// What came with a release that was fetched.
 pub struct Fetched {
+    /// The binary, which is what is replaced.
+    binary: PathBuf,
     files: BTreeSet<String>,
     noted: SystemTime,
 }
 
 impl Fetched {
     /// As it is noted in the release's directory; nothing, where it is not.
-    pub fn of(release: &Path) -> Fetched {
-        let noted = release.join(FILE).metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-        Fetched { files: read(release).map(|origin| origin.files).unwrap_or_default(), noted }
+    pub fn of(home: &Home, release: &Release) -> Fetched {
+        let dir = home.release(release);
+        let noted = dir.join(FILE).metadata().and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
+        let binary = Path::new("bin").join(home.binary_name());
+        Fetched { binary, files: read(&dir).map(|origin| origin.files).unwrap_or_default(), noted }
     }
 
     /// Whether nothing came.
@@ -105,6 +109,7 @@ impl Fetched {
     /// Whether a file came with it and is as it came; else it is the operator's.
     pub fn brought(&self, path: &Path, meta: &Metadata) -> bool {
         path == Path::new(FILE)
+            || path == self.binary
             || (self.files.contains(&*path.to_string_lossy()) && meta.modified().is_ok_and(|at| at <= self.noted))
     }
 }
