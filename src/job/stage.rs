@@ -15,7 +15,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
 use super::fetch::origin;
-use super::{backup, check, durable, look, shim, step};
+use super::{backup, check, durable, fetch, look, shim, step};
 use crate::error::{OnFile, Result};
 use crate::geth;
 use crate::home::{Home, Release};
@@ -100,6 +100,9 @@ pub fn stage(home: &Home, spec: &Spec) -> Staged {
         backup: None,
     };
     let mut good = staged.note("the binary can be executed here", check::executable(&binary).map(|()| None));
+    if good && other.is_none() {
+        fetch::clear_rest(home, &spec.release);
+    }
     if good && let Some(why) = other {
         let remedy = format!("`wemixvisor upgrade prepare {}` fetches that one", spec.release);
         good = staged.note("it is the one that the plan wants", Err(format!("{why}: {remedy}")));

@@ -443,6 +443,11 @@ fn what_was_killed_goes_on_where_it_stopped() {
     let asked: Vec<_> = server.asked("/file").iter().map(|request| request.from()).collect();
     assert_eq!(asked[..2], [None, Some(2 << 20)]);
     assert!(asked[2..].iter().all(|from| from.is_some()), "{asked:?}");
+    // Killed when all was there but this.
+    let left = home.own("staging/v2-0123456789abcdef.part");
+    fs::write(&left, "left").unwrap();
+    home.run(&["upgrade", "check"]).code(0);
+    assert_eq!(parts(&home), Vec::<PathBuf>::new());
     visor.stop();
 }
 

@@ -137,7 +137,7 @@ pub fn fetch(home: &Home, spec: &Spec, tell: Tell) -> Result<Outcome> {
     let outcome = bring(home, spec, &mut part, &link, tell);
     part.end();
     if let Ok(Outcome::Installed(_) | Outcome::Present) = outcome {
-        clear_rest(&staging, &spec.release);
+        clear_rest(home, &spec.release);
     }
     outcome
 }
@@ -459,8 +459,9 @@ fn clear_leftovers(staging: &Path) {
     }
 }
 
-/// What came of the same release from elsewhere: it is there now.
-fn clear_rest(staging: &Path, release: &Release) {
+/// Removes what came of a release that is there now: from elsewhere, or left by one who was killed when it was done.
+pub fn clear_rest(home: &Home, release: &Release) {
+    let staging = home.staging();
     let (start, key) = (format!("{release}-"), "0123456789abcdef.part".len());
     for entry in fs::read_dir(staging).into_iter().flatten().flatten() {
         let name = entry.file_name();
