@@ -176,14 +176,14 @@ impl Machine {
             return Some(Room::Least);
         }
         let may = self.config.restart_on_failure || self.on_probation();
-        (self.has_less_than(self.nothing()) && may).then_some(Room::Some)
+        (self.has_less_than(self.nothing()) && may).then_some(Room::Any)
     }
 
     /// So many bytes must be free.
     fn needed(&self, room: Room) -> u64 {
         match room {
             Room::Least => self.config.min_disk,
-            Room::Some => self.nothing().saturating_mul(8).min(self.config.min_disk),
+            Room::Any => self.nothing().saturating_mul(8).min(self.config.min_disk),
         }
     }
 

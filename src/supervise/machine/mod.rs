@@ -230,8 +230,8 @@ pub enum Hold {
 pub enum Room {
     /// DAEMON_MIN_DISK: the node ended itself below it.
     Least,
-    /// Some: there was nothing at all. It may have run with less than the least before.
-    Some,
+    /// Any worth speaking of: there was nothing at all, and the node may have run with less than the least before.
+    Any,
 }
 
 /// Where the supervisor stands.

@@ -1072,7 +1072,7 @@ fn where_nothing_is_left_a_node_waits_for_room_whatever_its_end_and_no_release_p
     for exit in [Exit::Code(1), Exit::Signal(7), Exit::Code(1)] {
         drive = drive.all([Event::Ended(exit), nothing()]);
         let state = &drive.machine.state;
-        assert!(matches!(state, State::Held { why: Hold::Room(Room::Some), .. }), "{state:?}");
+        assert!(matches!(state, State::Held { why: Hold::Room(Room::Any), .. }), "{state:?}");
         assert_eq!(drive.machine.journal.as_ref().unwrap().starts, 0);
         drive = drive.after(5).all([measured(500 << 20)]).after(5);
         // It ran with less than the least: what it had is enough.
