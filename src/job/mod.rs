@@ -13,6 +13,7 @@ pub mod look;
 pub mod measure;
 pub mod metrics;
 pub mod probe;
+pub mod proposal;
 pub mod rpc;
 pub mod shim;
 pub mod stage;
@@ -42,6 +43,8 @@ pub enum Job {
     Probe(probe::Spec),
     /// Look at the node's memory and disk.
     Measure(measure::Spec),
+    /// Wait until a validator is about to propose no block.
+    Proposal(proposal::Spec),
     /// Ask another node of the chain for its head.
     Reference(Vec<Address>),
     /// Check that a release can be run.
@@ -166,6 +169,8 @@ pub enum Report {
     Probed(Box<probe::Probed>),
     /// Of `Measure`.
     Measured(measure::Measured),
+    /// Of `Proposal`: whether it came to that in time.
+    ProposesNothing(bool),
     /// Of `Reference`.
     ReferenceHead(u64),
     /// Of `Stage`.
@@ -231,6 +236,7 @@ fn run(home: &Home, job: Job) -> Result<Report> {
         Job::Look => Ok(Report::Surveyed(Box::new(look::look(home)))),
         Job::Probe(spec) => probe::probe(home, &spec).map(|probed| Report::Probed(Box::new(probed))),
         Job::Measure(spec) => Ok(Report::Measured(measure::measure(home, &spec))),
+        Job::Proposal(spec) => proposal::wait(home, &spec).map(Report::ProposesNothing),
         Job::Reference(addresses) => validators::reference_head(&addresses).map(Report::ReferenceHead),
         Job::Stage(spec) => Ok(Report::Staged(stage::stage(home, &spec))),
         Job::Fetch(spec) => {

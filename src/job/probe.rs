@@ -119,7 +119,7 @@ fn ask(home: &Home, address: &Address, spec: &Spec) -> std::result::Result<Probe
 }
 
 /// Why who listens at this address is not known to be the node or a child of it: a holder of the data lock.
-fn stranger(home: &Home, address: &Address, client: &Client) -> Option<String> {
+pub(super) fn stranger(home: &Home, address: &Address, client: &Client) -> Option<String> {
     let holders = super::clear::holders(home);
     let ours = match address {
         Address::Ipc(_) => client.peer().is_some_and(|pid| holders.iter().any(|h| h.pid == pid)),

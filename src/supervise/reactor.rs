@@ -249,6 +249,7 @@ impl Reactor {
             | Role::Probe
             | Role::Measure
             | Role::Reference
+            | Role::Proposal
             | Role::Stage
             | Role::Fetch
             | Role::Step

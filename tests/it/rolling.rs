@@ -3,13 +3,15 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::ledger::{Network, quorum};
 use crate::network::{is_one_chain, next_number, settle};
-use crate::support::{Home, Visor, until_stuck};
+use crate::support::{Home, Visor, kill, until, until_stuck};
 use crate::trace::Trace;
 
 /// How long nothing may move before a test gives up: no block, no start of a node. A chain that stands still counts its
@@ -86,6 +88,38 @@ impl Validators {
         (0..self.homes.len()).map(|index| Some(self.supervise(index, ours))).collect()
     }
 
+    /// Sends a signal to the nodes of all but this one.
+    fn signal_others(&self, index: usize, signal: Signal) {
+        let others = self.homes.iter().enumerate().filter(|(i, _)| *i != index);
+        for pid in others.flat_map(|(_, home)| home.nodes()) {
+            kill(pid, signal);
+        }
+    }
+
+    /// Halts all nodes but one, which has signed its own proposal for a block that is not decided: who it is, and the block.
+    #[track_caller]
+    fn until_one_proposes_alone(&self) -> (usize, u64) {
+        until("one proposes while the others stand still", || {
+            let trace = self.trace();
+            let head = trace.blocks.last()?;
+            let (number, index) = (head.number + 1, self.network.index(&self.network.proposer(head, 0))?);
+            self.signal_others(index, Signal::STOP);
+            let signed = || self.trace().nodes[index].votes().iter().any(|vote| vote.height >= number);
+            // It does so within a period, unless another block came before.
+            for _ in 0..100 {
+                if signed() {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            let alone = signed() && self.trace().head() < number;
+            if !alone {
+                self.signal_others(index, Signal::CONT);
+            }
+            alone.then_some((index, number))
+        })
+    }
+
     fn trace(&self) -> Trace {
         let datadirs: Vec<PathBuf> = self.homes.iter().map(Home::datadir).collect();
         Trace::read(&self.network, &datadirs)
@@ -142,13 +176,15 @@ impl Validators {
         self.is_upgraded_in_time(trace, &self.turns);
     }
 
-    /// These signed their last block with the old release and their first with the new one before the height.
+    /// These signed their last block with the old release and their first with the new one before the height. Where none
+    /// can be missing, the block that was in the making at the stop is decided only by the new one.
     #[track_caller]
     fn is_upgraded_in_time(&self, trace: &Trace, members: &[usize]) {
+        let waited_for = quorum(self.turns.len()) == self.turns.len();
         for index in members {
             let (old, new) = (trace.last_vote(*index, "genesis"), trace.first_vote(*index, "v2"));
             assert!(
-                old < new && new.is_some_and(|new| new < self.height),
+                (old < new || waited_for && old == new) && new.is_some_and(|new| new < self.height),
                 "{index}: {old:?} {new:?}\n{}",
                 trace.table()
             );
@@ -332,6 +368,26 @@ fn a_set_that_changes_in_the_middle_moves_nobody_s_turn() {
         let stopped: u64 = trace.nodes[*index].events("stop")[0][4].parse().unwrap();
         assert!(stopped >= START + rank as u64 * spacing, "{index} stopped at {stopped}\n{table}");
     }
+}
+
+#[test]
+fn who_is_stopped_in_the_middle_of_its_own_block_signs_no_other_one_in_its_place() {
+    let network = Network::new(4, next_number(), Duration::from_millis(500), Duration::from_secs(1));
+    let all = Validators::of(network, 1000, Some(json!({"start": 900, "spacing": 20})));
+    let _visors = all.supervise_all(&[]);
+    all.until_head(5);
+    let (index, number) = all.until_one_proposes_alone();
+    let home = &all.homes[index];
+    let mut restart = home.command(&["restart"]).stdout(Stdio::null()).spawn().unwrap();
+    let waits = || home.logged("waiting for a block after which this validator proposes none") > 0;
+    all.until("it is asked to end, or that is waited with", || !home.events("term").is_empty() || waits());
+    all.signal_others(index, Signal::CONT);
+    assert!(restart.wait().unwrap().success());
+    all.until("it signs again", || home.started().len() == 2 && all.trace().nodes[index].downs[0].until < u64::MAX);
+    all.until_head(number + 8);
+    let trace = all.trace();
+    is_one_chain(&trace);
+    assert_eq!(trace.double_votes(), Vec::<String>::new(), "{}", trace.table());
 }
 
 #[test]

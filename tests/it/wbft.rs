@@ -4,7 +4,7 @@
 //!
 //! Which release proposed a block is in the block: the new one has arguments of its own (`node-args`) with a text for it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
@@ -182,8 +182,29 @@ fn four_real_validators_are_upgraded_in_turns_and_pass_a_hard_fork_together() {
         assert_ne!(code(height - 1), code(height));
         let version = signer.geth.home.status()["version"].as_str().unwrap().to_owned();
         assert!(version.contains(&signer.geth.versions[1]), "{version}");
+        let log = signer.geth.home.log();
+        assert_eq!(double_proposals(&log), Vec::<String>::new());
+        assert!(proposals(&log).count() > 8 && !log.contains("may end with a proposal of its own under way"), "{log}");
     }
     network.stop(&mut visors);
+}
+
+/// What a node says that it proposed: block, round and hash.
+fn proposals(log: &str) -> impl Iterator<Item = (&str, &str, &str)> {
+    log.lines().filter(|line| line.contains("broadcast PRE-PREPARE message")).filter_map(|line| {
+        let of = |key: &str| line.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='));
+        Some((of("msg.sequence")?, of("msg.round")?, of("block.hash")?))
+    })
+}
+
+/// Blocks for which it signed two proposals in one round.
+fn double_proposals(log: &str) -> Vec<String> {
+    let mut signed = BTreeMap::new();
+    let other = |(number, round, hash)| {
+        let first = *signed.entry((number, round)).or_insert(hash);
+        (first != hash).then(|| format!("block {number}, round {round}: {first} and {hash}"))
+    };
+    proposals(log).filter_map(other).collect()
 }
 
 /// Blocks of a chain of four, each sealed by those that are up, of which these are new from a block on.
@@ -204,6 +225,19 @@ fn chain(downs: &[(u64, u64)]) -> (Vec<Sealed>, Vec<String>) {
         }
     };
     ((1..=100).map(sealed).collect(), names)
+}
+
+#[test]
+fn a_control_that_proposes_twice_is_seen() {
+    let line = |number: u64, round: u64, hash: &str| {
+        format!(
+            "INFO [11-27|14:09:34.948] WBFT: broadcast PRE-PREPARE message      address=0x19E7 current.round={round} current.sequence={number} state=\"Accept request\" msg.code=18 msg.source=0x19E7 msg.round={round} msg.sequence={number} block.number={number} block.hash={hash}\n"
+        )
+    };
+    let once =
+        line(41, 0, "0xa") + &line(42, 1, "0xb") + &line(42, 2, "0xc") + "INFO anything else\n" + &line(41, 0, "0xa");
+    assert_eq!((proposals(&once).count(), double_proposals(&once)), (4, vec![]));
+    assert_eq!(double_proposals(&(once + &line(41, 0, "0xd"))), ["block 41, round 0: 0xa and 0xd"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What is learnt: from the files, and from the node itself; and when to look again.
 
 use super::*;
+use crate::config::Address;
 use crate::job::validators;
 use crate::journal::Record;
 
@@ -142,12 +143,7 @@ impl Machine {
         };
         self.probing = Some(self.life.launched);
         self.probe_began = self.now;
-        let addresses = node_args::addresses(
-            &self.life.args,
-            self.home.binary_name(),
-            &self.config.rpc_address,
-            self.config.rpc_address_given,
-        );
+        let addresses = self.addresses();
         let count = u32::try_from(addresses.len()).unwrap_or(1).max(1);
         let spec = ProbeSpec {
             addresses,
@@ -158,6 +154,16 @@ impl Machine {
             remember_identity: !self.on_trial() || self.journal.as_ref().is_some_and(|j| j.proven),
         };
         self.start_job(Role::Probe, Job::Probe(spec), PROBE_TIME * count, out);
+    }
+
+    /// Where the node that runs may be asked.
+    pub(super) fn addresses(&self) -> Vec<Address> {
+        node_args::addresses(
+            &self.life.args,
+            self.home.binary_name(),
+            &self.config.rpc_address,
+            self.config.rpc_address_given,
+        )
     }
 
     /// What to ask of the validator set: all of it in validator mode, what the proposers run only now and then; else once

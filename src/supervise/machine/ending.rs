@@ -16,12 +16,14 @@ impl Machine {
                 self.stop_began = Some(self.now);
                 self.clean_stop = None;
                 self.state = State::Stopping { then };
-                self.grace = Grace::default();
-                self.holders.clear();
-                self.sample_at = Some(self.now);
+                self.sample_at = None;
                 self.probe_at = None;
                 self.ready_at = None;
-                out.push(Effect::Terminate(Role::Node));
+                if self.may_propose() {
+                    self.await_proposal(out);
+                } else {
+                    self.terminate(out);
+                }
             }
             State::Stopping { .. } => self.state = State::Stopping { then: self.later(then) },
             State::Killing { .. } => self.state = State::Killing { then: self.later(then) },
@@ -52,6 +54,14 @@ impl Machine {
             State::Boot if then != Then::Go => self.settle(then, out),
             State::Boot | State::Deciding(_) | State::Leaving { .. } => {}
         }
+    }
+
+    /// Asks the node to end; from now on its grace counts.
+    pub(super) fn terminate(&mut self, out: &mut Vec<Effect>) {
+        self.grace = Grace::default();
+        self.holders.clear();
+        self.sample_at = Some(self.now);
+        out.push(Effect::Terminate(Role::Node));
     }
 
     /// Ends the step under way if that may take long and can be done again.

@@ -54,9 +54,13 @@ impl Machine {
     pub(super) fn held_until(&self) -> Option<Now> {
         let (ended, clean) = self.last_end.filter(|_| self.config.validator_mode)?;
         let most = self.config.validator_hold;
-        let hold =
-            if clean { (self.life.block_time.unwrap_or(BLOCK_PERIOD) * 2 + REQUEST_TIMEOUT).min(most) } else { most };
+        let hold = if clean { self.time_of(2).min(most) } else { most };
         Some(ended + hold).filter(|until| *until > self.now)
+    }
+
+    /// How long so many blocks take, when a validator is missing that is in turn for one of them.
+    pub(super) fn time_of(&self, blocks: u32) -> Duration {
+        self.life.block_time.unwrap_or(BLOCK_PERIOD) * blocks + REQUEST_TIMEOUT
     }
 
     /// Holds the start, if that is called for.

@@ -163,6 +163,9 @@ impl Machine {
         self.ready_at = None;
         self.alarm_at = None;
         self.judge_at = None;
+        if std::mem::take(&mut self.awaits_proposal) {
+            out.push(Effect::Kill(Role::Proposal));
+        }
         self.life.exit = Some(exit);
         if self.life.executed.is_some() {
             let asked = matches!(self.state, State::Stopping { .. });

@@ -17,6 +17,7 @@ mod hook;
 mod life;
 mod metrics;
 mod plans;
+mod proposal;
 mod requests;
 mod rolling;
 mod status;
@@ -42,7 +43,7 @@ use crate::job::look::Survey;
 use crate::job::probe::{Probed, Spec as ProbeSpec};
 use crate::job::stage::Staged;
 use crate::job::step::Step;
-use crate::job::validators::Validators;
+use crate::job::validators::{Kind, Validators};
 use crate::job::{Flags, Job, Note, Progress, Recorded, Report};
 use crate::journal::{Head, Identity, Journal, Known, Next, Outcome, Passed, Phases, Stage, next};
 use crate::node_args;
@@ -79,6 +80,8 @@ pub enum Role {
     Probe,
     /// The job that asks another node of the chain.
     Reference,
+    /// The job that waits until a validator is about to propose no block.
+    Proposal,
     /// The job that checks a release.
     Stage,
     /// The job that fetches a release.
@@ -464,6 +467,8 @@ pub struct Machine {
     highest: Option<hold::Highest>,
     /// The block that this node may have had when it ended, once the other one was heard in this hold.
     reached: Option<u64>,
+    /// The node is to end when it is about to propose no block.
+    awaits_proposal: bool,
     /// When the last node ended and whether it did so cleanly, or what changed since makes that worthless.
     last_end: Option<(Now, bool)>,
     wishes: Vec<(ClientId, Wish)>,
@@ -585,6 +590,7 @@ impl Machine {
             reference_at: None,
             highest: None,
             reached: None,
+            awaits_proposal: false,
             last_end: None,
             wishes: Vec::new(),
             error: None,
@@ -632,6 +638,7 @@ impl Machine {
             Event::Done(Role::Look, result) => self.looked(result, out),
             Event::Done(Role::Probe, result) => self.probed(result, out),
             Event::Done(Role::Reference, result) => self.reference_told(result, out),
+            Event::Done(Role::Proposal, result) => self.proposal_passed(result, out),
             Event::Done(Role::Measure, result) => self.measured(result, out),
             Event::Done(Role::Stage, result) => self.stage_done(result, out),
             Event::Done(Role::Fetch, result) => self.fetched(result, out),

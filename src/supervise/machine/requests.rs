@@ -161,6 +161,9 @@ impl Machine {
 
     pub(super) fn what_is_waited_for(&self) -> String {
         match &self.state {
+            State::Stopping { .. } if self.awaits_proposal => {
+                format!("; waiting for {}", proposal::QUIET)
+            }
             State::Stopping { .. } => {
                 format!("; waiting for the node (pid {}) to end for {} s already", self.life.pid, self.grace.looks())
             }

@@ -148,6 +148,7 @@ impl Machine {
             }
             State::Leaving { .. } if !self.told_all() => Some("DAEMON_EVENT_COMMAND to end".to_owned()),
             State::Deciding(exit) => Some(format!("what follows the node's end ({exit})")),
+            State::Stopping { .. } if self.awaits_proposal => Some(super::proposal::QUIET.to_owned()),
             State::Stopping { .. } => Some(format!("the node (pid {}) to end", self.life.pid)),
             State::Killing { .. } => Some(format!("the node (pid {}) to end after KILL", self.life.pid)),
             State::Clearing { .. } if !self.holders.is_empty() => Some(format!("{} to end", list(&self.holders))),

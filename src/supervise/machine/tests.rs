@@ -13,7 +13,7 @@ use crate::job::look::Survey;
 use crate::job::measure::Measured;
 use crate::job::stage::{Check, Staged};
 use crate::job::trim::Trimmed;
-use crate::job::validators::{self, Validators};
+use crate::job::validators::Validators;
 use crate::journal::{Head, Highest, Known, rfc3339, unix_now};
 use crate::plan::Rolling;
 use crate::schedule::Found;
@@ -909,7 +909,7 @@ fn validator(head: u64, rank: usize, of: usize, signed: usize) -> Event {
     let set: Vec<String> = (0..of).map(address).collect();
     let active = set.iter().take(signed).cloned().collect();
     let validators = Validators {
-        kind: validators::Kind::Wbft,
+        kind: Kind::Wbft,
         own: address(rank),
         set,
         active,
@@ -1301,6 +1301,63 @@ fn a_long_hold_ends_when_another_node_shows_that_the_chain_has_gone_on() {
     drive.feed(told(Err("no answer")));
     drive.now += Duration::from_secs(60);
     assert!(short(&drive.feed(Event::Tick)).contains("launch"));
+}
+
+#[test]
+fn a_validator_ends_when_it_is_about_to_propose_no_block() {
+    let restart = || Event::Asked(1, Request::Restart { args: None });
+    let up = || rolling(&[]).all([validator(500, 1, 4, 4)]);
+    let asked = || up().all([restart()]);
+    let passed = |came| Event::Done(Role::Proposal, Ok(Report::ProposesNothing(came)));
+    let effects = up().feed(restart());
+    assert_eq!(short(&effects), "start:Proposal");
+    let patience = effects.iter().find_map(|effect| match effect {
+        Effect::Start(_, Job::Proposal(spec)) => Some(spec.patience),
+        _ => None,
+    });
+    assert_eq!(patience, Some(Duration::from_secs(10)), "eight block periods and one request timeout");
+    // It is not ended by TERM before, nor does its grace count.
+    let mut drive = asked().after(2);
+    assert_eq!((&drive.machine.state, drive.machine.sample_at), (&State::Stopping { then: Then::Go }, None));
+    assert!(short(&drive.feed(passed(true))).contains("TERM:Node"));
+    drive.feed(Event::Ended(Exit::Code(0)));
+    drive.feed(cleared());
+    assert!(matches!(drive.machine.state, State::Held { .. }), "what it signed of others is held for as ever");
+    // It ends all the same where that does not come, or cannot be told, and where the job hangs.
+    for result in [passed(false), Event::Done(Role::Proposal, Err("no".to_owned()))] {
+        let effects = asked().feed(result);
+        assert!(short(&effects).contains("TERM:Node"));
+        assert!(effects.iter().any(|e| matches!(e, Effect::Log(Level::Warn, text) if text.contains("signs twice"))));
+    }
+    let mut drive = asked();
+    drive.now += Duration::from_secs(13);
+    assert!(short(&drive.feed(Event::Tick)).contains("KILL:Proposal"));
+    assert!(short(&drive.feed(Event::Done(Role::Proposal, Err("killed".to_owned())))).contains("TERM:Node"));
+    // Who wants the node killed does not wait; one that ends meanwhile has ended.
+    let mut drive = asked();
+    assert!(short(&drive.feed(Event::Asked(9, Request::Stop { now: true }))).contains("KILL:Node"));
+    assert!(!short(&drive.feed(passed(true))).contains("TERM"));
+    let mut drive = asked();
+    assert!(short(&drive.feed(Event::Ended(Exit::Code(0)))).contains("KILL:Proposal"));
+    assert!(!short(&drive.feed(passed(true))).contains("TERM"));
+
+    // Nobody waits where nobody goes on, or all stop; nor for one that proposes nothing, has not answered, or does not any more.
+    let silent = Event::Done(Role::Probe, Err("connection refused".to_owned()));
+    let at = |head, signed| Drive::up(VALIDATOR, vec![plan("v2", 1000)]).all([validator(head, 1, 4, signed)]);
+    for (drive, waits) in [
+        (at(500, 4), true),
+        (at(500, 3), true),
+        (at(500, 2), false),
+        (at(998, 4), true),
+        (at(999, 4), false),
+        (Drive::up(&[], Vec::new()).all([validator(500, 1, 4, 4)]), false),
+        (Drive::up(VALIDATOR, Vec::new()).all([validator(500, 7, 4, 4)]), false),
+        (Drive::up(VALIDATOR, Vec::new()), false),
+        (Drive::up(VALIDATOR, Vec::new()).all([validator(500, 1, 4, 4), silent]), false),
+    ] {
+        let effects = short(&drive.clone().feed(restart()));
+        assert_eq!((effects.contains("start:Proposal"), effects.contains("TERM:Node")), (waits, !waits), "{effects}");
+    }
 }
 
 #[test]
@@ -1985,6 +2042,10 @@ impl World {
                 Ok(Report::Measured(Measured { memory: Some(1), cpu: None, disk: Some((free, 1 << 40)) }))
             }
             Job::Reference(_) => Ok(Report::ReferenceHead(self.head)),
+            Job::Proposal(_) => match self.dice.roll(3) {
+                0 => Err("it offers no such thing".to_owned()),
+                roll => Ok(Report::ProposesNothing(roll == 1)),
+            },
             Job::CopyAhead(_) => Ok(Report::CopiedAhead(1)),
             Job::Prune(..) => Ok(Report::Pruned(Vec::new())),
             Job::Trim(logs) => Ok(Report::Trimmed(Trimmed { sizes: vec![(0, 0); logs.len()], problems: Vec::new() })),
