@@ -19,6 +19,8 @@ pub const PREFIX: &str = "wemixvisor_";
 /// All that the metrics are made from.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts {
+    /// The home that they are of.
+    pub home: String,
     /// What the supervisor tells; none where there is none.
     pub live: Option<Live>,
     /// What is on disk.
@@ -333,11 +335,12 @@ impl Metric {
         format!("{PREFIX}{}", self.name)
     }
 
-    /// A sample's name with its labels.
-    fn series(&self, values: &[String]) -> String {
-        let escape = |text: &String| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+    /// A sample's name with its labels, after others that it shares with all.
+    fn series(&self, shared: &[(&str, &str)], values: &[String]) -> String {
+        let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let own = self.labels.iter().copied().zip(values.iter().map(String::as_str));
         let labels: Vec<String> =
-            self.labels.iter().zip(values).map(|(label, value)| format!("{label}=\"{}\"", escape(value))).collect();
+            shared.iter().copied().chain(own).map(|(label, value)| format!("{label}=\"{}\"", escape(value))).collect();
         if labels.is_empty() { self.full_name() } else { format!("{}{{{}}}", self.full_name(), labels.join(",")) }
     }
 
@@ -355,7 +358,7 @@ impl Metric {
     }
 }
 
-/// Prometheus' text format.
+/// Prometheus' text format. Each sample has the home: those of two homes on one host are collected together.
 pub fn prometheus(facts: &Facts) -> String {
     let mut text = String::new();
     for metric in METRICS {
@@ -366,7 +369,7 @@ pub fn prometheus(facts: &Facts) -> String {
         let name = metric.full_name();
         let _ = writeln!(text, "# HELP {name} {}\n# TYPE {name} {}", metric.help, metric.kind.word());
         for (labels, value) in samples {
-            let _ = writeln!(text, "{} {value}", metric.series(&labels));
+            let _ = writeln!(text, "{} {value}", metric.series(&[("home", &facts.home)], &labels));
         }
     }
     text
@@ -392,7 +395,7 @@ pub fn text(facts: &Facts) -> String {
     let mut lines = Vec::new();
     for metric in METRICS {
         for (labels, value) in (metric.samples)(facts) {
-            lines.push((metric.series(&labels), metric.shown(value)));
+            lines.push((metric.series(&[], &labels), metric.shown(value)));
         }
     }
     let width = lines.iter().map(|(name, _)| name.chars().count()).filter(|width| *width <= 60).max().unwrap_or(0);
@@ -448,7 +451,7 @@ mod tests {
             supervisor_memory: Some(1900 << 10),
             state: "stopped",
         };
-        Facts { live: Some(live), disk }
+        Facts { home: "/h".to_owned(), live: Some(live), disk }
     }
 
     #[test]
@@ -470,17 +473,17 @@ mod tests {
             assert_eq!((metric.samples)(&facts).len(), samples.len());
         }
         for line in [
-            "wemixvisor_up 1",
-            "wemixvisor_state{state=\"running\"} 1",
-            "wemixvisor_state{state=\"error\"} 0",
-            "wemixvisor_node_info{version=\"geth/v1\",release=\"v2\",network=\"main\\\"net\\\\\\n\"} 1",
-            "wemixvisor_node_uptime_seconds 90.5",
-            "wemixvisor_check_healthy{check=\"peer_count\"} 0",
-            "wemixvisor_upgrade_left_blocks{name=\"v3\"} 899",
-            "wemixvisor_validator_quorum_margin -1",
-            "wemixvisor_data_used_bytes 20",
-            "wemixvisor_hold{reason=\"room\"} 1",
-            "wemixvisor_upgrades_total{result=\"reverted\"} 0",
+            "wemixvisor_up{home=\"/h\"} 1",
+            "wemixvisor_state{home=\"/h\",state=\"running\"} 1",
+            "wemixvisor_state{home=\"/h\",state=\"error\"} 0",
+            "wemixvisor_node_info{home=\"/h\",version=\"geth/v1\",release=\"v2\",network=\"main\\\"net\\\\\\n\"} 1",
+            "wemixvisor_node_uptime_seconds{home=\"/h\"} 90.5",
+            "wemixvisor_check_healthy{home=\"/h\",check=\"peer_count\"} 0",
+            "wemixvisor_upgrade_left_blocks{home=\"/h\",name=\"v3\"} 899",
+            "wemixvisor_validator_quorum_margin{home=\"/h\"} -1",
+            "wemixvisor_data_used_bytes{home=\"/h\"} 20",
+            "wemixvisor_hold{home=\"/h\",reason=\"room\"} 1",
+            "wemixvisor_upgrades_total{home=\"/h\",result=\"reverted\"} 0",
         ] {
             assert!(text.lines().any(|told| told == line), "{line}\n{text}");
         }
@@ -488,10 +491,13 @@ mod tests {
 
     #[test]
     fn without_a_supervisor_only_what_is_on_disk_is_told() {
-        let told = prometheus(&Facts { live: None, disk: full().disk });
-        for line in
-            ["wemixvisor_up 0", "wemixvisor_node_up 0", "wemixvisor_state{state=\"stopped\"} 1", "wemixvisor_backups 1"]
-        {
+        let told = prometheus(&Facts { live: None, ..full() });
+        for line in [
+            "wemixvisor_up{home=\"/h\"} 0",
+            "wemixvisor_node_up{home=\"/h\"} 0",
+            "wemixvisor_state{home=\"/h\",state=\"stopped\"} 1",
+            "wemixvisor_backups{home=\"/h\"} 1",
+        ] {
             assert!(told.lines().any(|l| l == line), "{line}\n{told}");
         }
         assert!(!told.contains("wemixvisor_head_block"));

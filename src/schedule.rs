@@ -28,8 +28,8 @@ pub struct Found {
     pub rolling: Rolling,
     /// The release that its name stands for.
     pub release: Release,
-    /// What the release's binary looked like (size, time, inode, mode); `None` when it is not there, or not the one that the
-    /// plan wants.
+    /// What the release's files looked like (size, time, inode, mode); `None` when its binary is not there, or not the one
+    /// that the plan wants.
     pub print: Option<String>,
     /// Why the one that is there is not the one that the plan wants, if so.
     #[serde(default)]

@@ -52,7 +52,6 @@ fn supervise(context: Context, args: Vec<String>, background: bool) -> Result<Ex
     // Held until the end is on record: who finds it free may start at once. (A duplicate shares the lock.)
     let held = lock.try_clone().on("keep", &context.home.lock())?;
     let home = context.home.clone();
-    let log_file = context.config.log_file.clone().or_else(|| background.then(|| home.node_log()));
     log::info!("wemixvisor {} supervises {}", env!("CARGO_PKG_VERSION"), home.root().display());
     let as_flags: Vec<String> = std::env::vars_os()
         .filter_map(|(name, _)| name.into_string().ok())
@@ -70,14 +69,14 @@ fn supervise(context: Context, args: Vec<String>, background: bool) -> Result<Ex
     let leave = supervise::supervise(setup)?;
     remember_end(&home, leave.state, &leave.reason);
     if let Some(file) = leave.metrics_textfile {
-        let spec = job::metrics::Spec { file, live: None, backup };
+        let spec = job::metrics::Spec { file: Some(file), retired: None, live: None, backup };
         // Else the file would tell of a node that runs until somebody starts the next one.
         job::metrics::write(&home, &spec).unwrap_or_else(|e| log::warn!("{e}"));
     }
     drop(held);
     if leave.code != 0 {
-        // Of a node that failed; else they would be an earlier one's.
-        let failed = log_file.filter(|_| leave.code == Code::Node as u8);
+        // Of a node that ran and failed; else they would be an earlier one's.
+        let failed = leave.node_log.filter(|_| leave.code == Code::Node as u8);
         let lines = failed.map(|path| last_lines(&path, LAST_LINES)).unwrap_or_default();
         for line in &lines {
             log::error!("the node's last lines: {line}");

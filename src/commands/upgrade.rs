@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde_json::{Map, Value, json};
@@ -28,8 +28,9 @@ pub fn upgrade(context: &Context, command: &Upgrade) -> Result<ExitCode> {
     context.laid_out()?;
     match command {
         Upgrade::Schedule { name, height, url, checksum, info, force } => {
-            let info = info_of(url.as_deref(), checksum.as_deref(), info.as_deref(), context.config.skip_checksum)?;
-            schedule(context, &parse(name)?, *height, info, *force)?;
+            let said = info_of(url.as_deref(), checksum.as_deref(), info.as_deref(), context.config.skip_checksum)?;
+            let said = (url.is_some() || info.is_some()).then_some(said);
+            schedule(context, &parse(name)?, *height, said, *force)?;
         }
         Upgrade::Add { name, file, height, force } => add(context, &parse(name)?, file, *height, *force)?,
         Upgrade::Prepare { name, url, checksum } => {
@@ -107,20 +108,37 @@ pub struct Accepted {
     pub moved: Vec<Found>,
 }
 
-fn schedule(context: &Context, name: &Name, height: u64, info: Value, force: bool) -> Result<()> {
+impl Accepted {
+    /// The files that its own takes the place of. Refused: one of them holds another plan too.
+    fn replaced(&self, context: &Context) -> Result<Vec<(PathBuf, Vec<Plan>)>> {
+        let name = &self.plan.name;
+        let of_moved = |plan: &Plan| plan.name == *name && self.moved.iter().any(|moved| moved.height == plan.height);
+        let mut files = files_of(context, name, of_moved)?;
+        files.retain(|(path, _)| *path != context.home.plan_file(self.plan.height));
+        Ok(files)
+    }
+}
+
+fn schedule(context: &Context, name: &Name, height: u64, info: Option<Value>, force: bool) -> Result<()> {
     let ground = Ground::look(context);
+    let before = ground.info(context, name).filter(|_| info.is_none());
+    if before.is_some() {
+        context.note(&format!("note: what the plan of {name} said (`info`) stays; --info '{{}}' drops it"));
+    }
+    let info = before.or(info).unwrap_or_default();
     let accepted = accept(&ground, context, name, height, info, force)?;
     put(context, accepted, ground.head)
 }
 
 fn accept(ground: &Ground, context: &Context, name: &Name, height: u64, info: Value, force: bool) -> Result<Accepted> {
+    ground.is_free(context, name, height)?;
     let plan = Plan { name: name.clone(), height, info, batch: None, retry: 0 };
     let accepted = ground.accept(&context.home, plan)?;
     match accepted.moved.first().filter(|_| !force) {
         Some(other) => {
             Err(Error::refused(format!("upgrade {name} is planned for block {}: --force moves it", other.height)))
         }
-        None => Ok(accepted),
+        None => accepted.replaced(context).map(|_| accepted),
     }
 }
 
@@ -152,6 +170,33 @@ impl Ground {
             ));
         }
         Ground { live, survey, history: look::read_history(&context.home), head }
+    }
+
+    /// What the plan of this name says beside name and height, if one waits and says something.
+    fn info(&self, context: &Context, name: &Name) -> Option<Value> {
+        let waits = |plan: &&Plan| self.live.iter().any(|live| plan.name == *name && live.digest == plan.digest());
+        let plans = look::plan_files(&context.home);
+        let found = plans.iter().filter_map(|(_, plans)| plans.as_ref().ok()).flatten().find(waits)?;
+        Some(found.info.clone()).filter(|info| !info.is_null())
+    }
+
+    /// Whether the file of this height may be written: not over the plan of another upgrade that waits.
+    pub fn is_free(&self, context: &Context, name: &Name, height: u64) -> Result<()> {
+        let path = context.home.plan_file(height);
+        let waits = |plan: &&Plan| {
+            plan.name != *name && plan.height != height && self.live.iter().any(|live| live.digest == plan.digest())
+        };
+        let plans = look::written_plans(&context.home).into_iter().find(|(file, _)| *file == path);
+        let plans = plans.and_then(|(_, plans)| plans.ok()).unwrap_or_default();
+        match plans.iter().find(waits) {
+            Some(other) => Err(Error::refused(format!(
+                "{} holds the plan of {} for block {} too: take it out of that file first",
+                path.display(),
+                other.name,
+                other.height
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Looks at everything that speaks against a plan; nothing is changed. Where the upgrade is planned already, the new plan
@@ -195,12 +240,11 @@ fn count_up(plan: &mut Plan, history: &[History]) {
 }
 
 fn put(context: &Context, accepted: Accepted, head: Option<u64>) -> Result<()> {
-    let Accepted { plan, moved } = accepted;
+    let files = accepted.replaced(context)?;
+    let plan = accepted.plan;
     let (name, height) = (&plan.name, plan.height);
     write_plan(context, &plan)?;
-    for plan in moved {
-        withdraw(context, &plan.name, Some(plan.height))?;
-    }
+    remove_files(files)?;
     if height_file_also_elsewhere(context, name, height) {
         context.note("note: data/upgrade-info.json holds the same upgrade; the plan is one");
     }
@@ -273,15 +317,13 @@ pub fn remove_empty_dirs(file: &Path) {
     }
 }
 
-/// Removes the files of an upgrade's plan (at one height, or at any); a file with other plans too is left alone.
-fn withdraw(context: &Context, name: &Name, height: Option<u64>) -> Result<Vec<Plan>> {
-    let is_it = |plan: &Plan| plan.name == *name && height.is_none_or(|height| plan.height == height);
-    withdraw_where(context, name, is_it)
+/// Removes the files of all plans that are meant, and returns those plans, by height.
+pub fn withdraw_where(context: &Context, what: &Name, is_it: impl Fn(&Plan) -> bool) -> Result<Vec<Plan>> {
+    remove_files(files_of(context, what, is_it)?)
 }
 
-/// Removes the files of all plans that are meant, and returns those plans, by height. The highest goes first: whoever is
-/// killed in between, none is left without those below it.
-pub fn withdraw_where(context: &Context, what: &Name, is_it: impl Fn(&Plan) -> bool) -> Result<Vec<Plan>> {
+/// The files of all plans that are meant, by height. One that holds other plans too is refused.
+fn files_of(context: &Context, what: &Name, is_it: impl Fn(&Plan) -> bool) -> Result<Vec<(PathBuf, Vec<Plan>)>> {
     let mut files = Vec::new();
     for (path, plans) in look::written_plans(&context.home) {
         let Ok(plans) = plans else { continue };
@@ -297,6 +339,11 @@ pub fn withdraw_where(context: &Context, what: &Name, is_it: impl Fn(&Plan) -> b
         files.push((path, plans));
     }
     files.sort_by_key(|(_, plans)| plans.first().map(|plan| plan.height));
+    Ok(files)
+}
+
+/// Removes plan files. The highest goes first: whoever is killed in between, none is left without those below it.
+fn remove_files(files: Vec<(PathBuf, Vec<Plan>)>) -> Result<Vec<Plan>> {
     for (path, _) in files.iter().rev() {
         durable::remove_file(path)?;
         if let Some(dir) = path.parent() {
@@ -318,7 +365,12 @@ fn add(context: &Context, name: &Name, file: &Path, height: Option<u64>, force: 
     }
     let plan = |height| {
         let ground = Ground::look(context);
-        accept(&ground, context, name, height, Value::Null, force).map(|accepted| (accepted, ground.head))
+        // Where to fetch another one is not said of this file any more.
+        let mut info = ground.info(context, name).filter(Value::is_object).unwrap_or_default();
+        if let Some(said) = info.as_object_mut() {
+            said.retain(|key, _| key != "binaries" && key != "checksum");
+        }
+        accept(&ground, context, name, height, info, force).map(|accepted| (accepted, ground.head))
     };
     let accepted = height.map(plan).transpose()?;
     let owner = home.owner().on("read", home.root())?;
@@ -483,10 +535,14 @@ fn check_release(context: &Context, name: Option<&str>) -> Result<ExitCode> {
     match entry.as_ref().map(|e| (&e.plan, &e.standing)) {
         None => outlook.push(format!("no plan names {name}: `wemixvisor upgrade schedule {name} HEIGHT` or `upgrade now {name}` would use this release")),
         Some((plan, Standing::Pending)) => {
-            let due = crate::schedule::due_at(plan.height, context.config.upgrade_lead);
+            let due = crate::schedule::due_at(plan.height, context.config.lead());
+            if context.config.validator_mode {
+                let turn = told_note(home, plan).filter(|_| good).map(|note| format!(": {note}")).unwrap_or_default();
+                outlook.push(format!("a validator is upgraded in its turn, and at head {due} at the latest{turn}"));
+            }
             outlook.push(match head {
                 Some(head) if head >= due => format!("it is due now (head {head})"),
-                Some(head) => format!("at head {due} ({} blocks from now) the node is stopped, current moves to {}, and it starts with the same arguments", due - head, plan.release),
+                Some(head) => format!("at head {due} ({} blocks from now) the node is stopped, current moves to {}, and it starts with the same arguments", due.saturating_sub(head), plan.release),
                 None => "no head is known: it waits until the node's RPC tells one".to_owned(),
             });
         }
@@ -651,7 +707,7 @@ fn cancel(context: &Context, name: &Name) -> Result<()> {
             phase_word(journal.stage)
         )));
     }
-    let removed = withdraw(context, name, None)?;
+    let removed = withdraw_where(context, name, |plan| plan.name == *name)?;
     if !was_under_way {
         was_under_way = undone(ask()?);
     }
@@ -685,9 +741,12 @@ fn retry(context: &Context, name: &Name) -> Result<()> {
     };
     let mut plan = plan.clone();
     count_up(&mut plan, &history);
-    // Whichever file held it, the height's own file now does; the others must not say the old content.
-    withdraw(context, name, Some(plan.height))?;
+    // Whichever file held it, the height's own file now does; the others must not say the old content. It is there at any
+    // time: else those that it holds up would go on.
+    let mut files = files_of(context, name, |other| other.name == *name && other.height == plan.height)?;
+    files.retain(|(path, _)| *path != context.home.plan_file(plan.height));
     write_plan(context, &plan)?;
+    remove_files(files)?;
     let text = format!("upgrade {name} at block {} will be tried again", plan.height);
     context.done(&text, json!({"name": name, "height": plan.height}))
 }

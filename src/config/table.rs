@@ -115,6 +115,13 @@ pub struct Config {
     pub node_args: Vec<String>,
 }
 
+impl Config {
+    /// How many blocks before its height a plan is due; validators have turns instead.
+    pub fn lead(&self) -> u64 {
+        if self.validator_mode { 0 } else { self.upgrade_lead }
+    }
+}
+
 /// Where JSON-RPC is spoken.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Address {

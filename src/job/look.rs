@@ -155,7 +155,7 @@ pub fn read_plans(home: &Home, history: &[History]) -> (Vec<Found>, Vec<PlanErro
                 let known = source.as_ref().ok().and_then(Option::as_ref);
                 let other = known.and_then(|source| origin::contradiction(home, &release, source));
                 Found {
-                    print: fingerprint(&home.binary(&release)).filter(|_| other.is_none()),
+                    print: release_print(home, &release).filter(|_| other.is_none()),
                     other,
                     outcome: outcomes.get(digest.as_str()).cloned(),
                     description: plan.description(),
@@ -277,10 +277,21 @@ pub fn last_state(home: &Home) -> (&'static str, Option<String>) {
     }
 }
 
-/// What a binary looks like from outside; changes when it is replaced.
-pub fn fingerprint(binary: &Path) -> Option<String> {
+/// What a file looks like from outside; changes when it is replaced.
+fn fingerprint(binary: &Path) -> Option<String> {
     let meta = fs::metadata(binary).ok()?;
     Some(format!("{}-{}-{}.{}-{:o}", meta.ino(), meta.len(), meta.mtime(), meta.mtime_nsec(), meta.mode()))
+}
+
+/// The same of a release: of its binary (none: it is not there), and of what is checked beside it.
+pub fn release_print(home: &Home, release: &Release) -> Option<String> {
+    let binary = fingerprint(&home.binary(release))?;
+    let beside = ["pre-upgrade", "node-args"].map(|name| {
+        let path = home.release(release).join(name);
+        let gone = || if path.is_symlink() { "dangles" } else { "none" }.to_owned();
+        fingerprint(&path).unwrap_or_else(gone)
+    });
+    Some(format!("{binary} {}", beside.join(" ")))
 }
 
 /// Whether a name in a data directory is ours (plans, own backups) or of an empty file system, and so no node's data.

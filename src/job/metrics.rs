@@ -1,6 +1,7 @@
 //! Gathers what metrics need from the disk, and writes them where node_exporter's textfile collector finds them.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -18,8 +19,10 @@ use crate::proc;
 /// What to write, and where.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Spec {
-    /// DAEMON_METRICS_TEXTFILE.
-    pub file: PathBuf,
+    /// DAEMON_METRICS_TEXTFILE; none: no longer.
+    pub file: Option<PathBuf>,
+    /// The file of an earlier setting, which is removed: beside the new one it would say the contrary for ever.
+    pub retired: Option<PathBuf>,
     /// What the supervisor knows; none: there is none any more.
     pub live: Option<Live>,
     /// Where backups lie.
@@ -47,14 +50,21 @@ pub fn gather(home: &Home, live: Option<Live>, backup: &backup::Spec) -> Facts {
         state: last_state(home).0,
         supervisor_memory: live.as_ref().and_then(|live| proc::resident(live.supervisor)),
     };
-    Facts { live, disk }
+    Facts { home: home.root().display().to_string(), live, disk }
 }
 
-/// Writes the file, so that a reader sees the old one or the new one, whole. It is not synced: after a power loss there is a
+/// Removes the file of an earlier setting, and writes the present one, so that a reader sees the old one or the new one, whole. It is not synced: after a power loss there is a
 /// newer one soon.
 pub fn write(home: &Home, spec: &Spec) -> Result<()> {
+    if let Some(retired) = &spec.retired
+        && let Err(e) = std::fs::remove_file(retired)
+        && e.kind() != ErrorKind::NotFound
+    {
+        return Err(e).on("remove the metrics in", retired);
+    }
+    let Some(file) = &spec.file else { return Ok(()) };
     let text = prometheus(&gather(home, spec.live.clone(), &spec.backup));
     let owner = home.owner().on("read", home.root())?;
-    durable::replace_file_unsynced(&spec.file, text.as_bytes(), 0o644, owner)
+    durable::replace_file_unsynced(file, text.as_bytes(), 0o644, owner)
         .map_err(|error| Error::failed(format!("cannot write the metrics: {}", error.message)))
 }

@@ -58,7 +58,7 @@ pub struct Spec {
 pub struct Staged {
     /// The release.
     pub release: Release,
-    /// What its binary looked like then.
+    /// What its files looked like then.
     pub print: Option<String>,
     /// Every check, in order, with its finding; the first that fails ends the list.
     pub checks: Vec<Check>,
@@ -94,7 +94,7 @@ pub fn stage(home: &Home, spec: &Spec) -> Staged {
     let other = spec.source.as_ref().and_then(|source| origin::contradiction(home, &spec.release, source));
     let mut staged = Staged {
         release: spec.release.clone(),
-        print: look::fingerprint(&binary).filter(|_| other.is_none()),
+        print: look::release_print(home, &spec.release).filter(|_| other.is_none()),
         checks: Vec::new(),
         version: None,
         backup: None,

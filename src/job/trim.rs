@@ -3,8 +3,9 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, OFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
@@ -22,6 +23,8 @@ pub struct Log {
     pub path: PathBuf,
     /// Above this many bytes it is cut to half of it.
     pub max: u64,
+    /// Who has it open as its standard output, if that is known: it goes on writing to it where the file is removed.
+    pub writer: Option<u32>,
 }
 
 /// What was found and done.
@@ -37,7 +40,14 @@ pub struct Trimmed {
 pub fn trim(logs: &[Log]) -> Trimmed {
     let mut trimmed = Trimmed::default();
     for log in logs {
-        match cut(log) {
+        let removed = removed(log);
+        if removed.is_some() {
+            trimmed.problems.push(format!(
+                "{} was removed while the node writes to it: what it writes is found with `wemixvisor logs` and takes room until the node's next start",
+                log.path.display()
+            ));
+        }
+        match cut(removed.as_ref().unwrap_or(&log.path), log.max) {
             Ok(sizes) => trimmed.sizes.push(sizes),
             Err(e) => {
                 trimmed.sizes.push((0, 0));
@@ -48,9 +58,18 @@ pub fn trim(logs: &[Log]) -> Trimmed {
     trimmed
 }
 
-fn cut(log: &Log) -> Result<(u64, u64)> {
-    let path = &log.path;
-    let meta = match path.symlink_metadata() {
+/// Where the log is that was removed, or that another file has taken the place of, while its writer goes on.
+fn removed(log: &Log) -> Option<PathBuf> {
+    let open = PathBuf::from(format!("/proc/{}/fd/1", log.writer?));
+    let shown = std::fs::read_link(&open).ok()?;
+    let gone = shown.as_os_str().as_bytes().strip_suffix(b" (deleted)")?;
+    (gone == log.path.as_os_str().as_bytes()).then_some(open)
+}
+
+fn cut(path: &Path, max: u64) -> Result<(u64, u64)> {
+    // What a process has open is no link to follow, but the file itself.
+    let open = path.starts_with("/proc");
+    let meta = match if open { path.metadata() } else { path.symlink_metadata() } {
         Ok(meta) => meta,
         Err(e) if e.kind() == ErrorKind::NotFound => return Ok((0, 0)),
         Err(e) => return Err(e).on("look at", path),
@@ -59,19 +78,20 @@ fn cut(log: &Log) -> Result<(u64, u64)> {
         let what = if meta.is_symlink() { "a link" } else { "no regular file" };
         return Err(Error::failed(format!("{} is {what}: it is not trimmed", path.display())));
     }
-    if meta.len() <= log.max {
+    if meta.len() <= max {
         return Ok((meta.len(), meta.len()));
     }
-    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let follow = if open { OFlags::empty() } else { OFlags::NOFOLLOW };
+    let flags = (follow | OFlags::NONBLOCK).bits().cast_signed();
     let file = OpenOptions::new().write(true).custom_flags(flags).open(path).on("trim", path)?;
     let begin = begin(&file).on("trim", path)?;
     let meta = file.metadata().on("trim", path)?;
     let have = meta.len().saturating_sub(begin);
-    if !meta.is_file() || have <= log.max {
+    if !meta.is_file() || have <= max {
         return Ok((have, have));
     }
-    let unit = if have - log.max / 2 >= UNIT { UNIT } else { meta.blksize() };
-    let end = (begin + have - log.max / 2) / unit * unit;
+    let unit = if have - max / 2 >= UNIT { UNIT } else { meta.blksize() };
+    let end = (begin + have - max / 2) / unit * unit;
     if end <= begin {
         return Ok((have, have));
     }
@@ -109,7 +129,6 @@ fn drop_front(file: &File, end: u64, len: u64) -> std::io::Result<()> {
 mod tests {
     use std::fs;
     use std::io::Write;
-    use std::path::Path;
 
     use super::*;
 
@@ -127,7 +146,7 @@ mod tests {
     }
 
     fn sizes(path: &Path, max: u64) -> (u64, u64) {
-        let trimmed = trim(&[Log { path: path.to_owned(), max }]);
+        let trimmed = trim(&[Log { path: path.to_owned(), max, writer: None }]);
         assert_eq!(trimmed.problems, Vec::<String>::new());
         trimmed.sizes[0]
     }
@@ -159,7 +178,7 @@ mod tests {
         numbers(&target, 100_000);
         std::os::unix::fs::symlink(&target, &link).unwrap();
         assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-        let logs = [&link, &fifo, &dir].map(|path| Log { path: path.clone(), max: 1 });
+        let logs = [&link, &fifo, &dir].map(|path| Log { path: path.clone(), max: 1, writer: None });
         let trimmed = trim(&logs);
         assert_eq!(trimmed.problems.len(), 3, "{trimmed:?}");
         for (problem, log) in trimmed.problems.iter().zip(&logs) {

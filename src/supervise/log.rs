@@ -1,6 +1,6 @@
 //! Our own log: stderr, written without ever waiting for its reader. What the reader does not take is dropped and counted.
 
-use std::fs::File;
+use std::fs::{File, FileType};
 use std::io::{IoSlice, IsTerminal, Write};
 use std::os::fd::AsFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
@@ -27,6 +27,9 @@ struct NeverWaits {
     /// The terminal or named pipe that stderr is, opened once more so that only we do not wait: the flag belongs to the open
     /// file, which others write to as well.
     own: Option<File>,
+    /// Whether stderr is a regular file: there a plain write goes into the page cache, while one that must not wait is refused
+    /// by XFS and btrfs, always.
+    is_file: bool,
     dropped: u64,
     /// Whether the last line went out in part.
     torn: bool,
@@ -37,8 +40,9 @@ impl NeverWaits {
         let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
         let reopen = || File::options().write(true).custom_flags(flags).open("/proc/self/fd/2").ok();
         let kind = std::fs::metadata("/proc/self/fd/2").map(|meta| meta.file_type());
-        let waits = std::io::stderr().is_terminal() || kind.is_ok_and(|kind| kind.is_fifo());
-        NeverWaits { own: if waits { reopen() } else { None }, dropped: 0, torn: false }
+        let is = |what: fn(&FileType) -> bool| kind.as_ref().is_ok_and(what);
+        let waits = std::io::stderr().is_terminal() || is(FileType::is_fifo);
+        NeverWaits { own: if waits { reopen() } else { None }, is_file: is(FileType::is_file), dropped: 0, torn: false }
     }
 
     /// Writes as much as goes at once.
@@ -47,9 +51,11 @@ impl NeverWaits {
             return own.write(bytes);
         }
         let stderr = std::io::stderr();
+        if self.is_file {
+            return stderr.lock().write(bytes);
+        }
         match pwritev2(stderr.as_fd(), &[IoSlice::new(bytes)], u64::MAX, ReadWriteFlags::NOWAIT) {
-            // Not where one cannot promise not to wait: a file system, which in practice takes it into the page cache, or a
-            // terminal that cannot be opened again.
+            // Not where one cannot promise not to wait, such as a terminal that cannot be opened again.
             Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => {
                 let mut fds = [PollFd::new(&stderr, PollFlags::OUT)];
                 match poll(&mut fds, Some(&Timespec::default())) {

@@ -47,6 +47,8 @@ pub struct Leave {
     pub reason: String,
     /// Where the metrics were written last.
     pub metrics_textfile: Option<PathBuf>,
+    /// Where the output is of the node that ran last; none: it never came to run, or writes where we do.
+    pub node_log: Option<PathBuf>,
 }
 
 /// All that the loop has in its hands.
@@ -301,7 +303,8 @@ impl Reactor {
                     Effect::Log(level, text) => log::log!(level, "{text}"),
                     Effect::Exit(code, state, reason) => {
                         let metrics_textfile = self.machine.config().metrics_textfile.clone();
-                        return Some(Leave { code, state, reason, metrics_textfile });
+                        let node_log = self.machine.written_log().filter(|_| self.machine.has_run());
+                        return Some(Leave { code, state, reason, metrics_textfile, node_log });
                     }
                 }
             }

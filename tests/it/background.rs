@@ -303,8 +303,12 @@ fn start_says_so_when_the_binary_cannot_be_executed() {
     fs::remove_file(home.own("genesis/bin/node")).unwrap();
     home.script("genesis", "");
     fs::write(home.own("genesis/bin/node"), "#!/no/such/interpreter\n").unwrap();
-    start(&home, &[], &[]).code(5).one_error("cannot execute");
+    let said = start(&home, &[], &[]).code(5).one_error("cannot execute");
     assert_eq!(home.state(), "error");
+    // It has no last words: those in its log are of another life.
+    fs::write(home.root().join("logs/node.log"), "from before\n").unwrap();
+    let again = start(&home, &[], &[]).code(5).one_error("cannot execute");
+    assert!(!format!("{said:?}{again:?}").contains("from before"), "{again:?}");
 }
 
 #[test]

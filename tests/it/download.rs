@@ -341,6 +341,9 @@ fn a_proxy_is_used_where_the_environment_names_one() {
     assert!(asked[0].starts_with(&format!("CONNECT 127.0.0.1:{} ", server.port)), "{}", asked[0]);
     assert!(asked[1].to_lowercase().contains("proxy-authorization: basic dxnlcjpzzwnyzxq="), "{}", asked[1]);
     let mut command = prepare_command(&home, ONCE, &server.url("/file"), &sum(SCRIPT));
+    command.env("ALL_PROXY", "socks5://user:secret@127.0.0.1:1");
+    refused(&home, said(command), &server.url("/file"), "ALL_PROXY names no proxy that can be used");
+    let mut command = prepare_command(&home, ONCE, &server.url("/file"), &sum(SCRIPT));
     command.env("http_proxy", "ftp://user:secret@here");
     refused(&home, said(command), &server.url("/file"), "http_proxy names no proxy that can be used");
     let mut command = prepare_command(&home, ONCE, &server.url("/file"), &sum(SCRIPT));

@@ -195,6 +195,28 @@ fn a_flood_of_output_and_a_line_without_end_matter_to_nobody() {
 }
 
 #[test]
+fn a_hook_that_comes_when_its_release_was_found_ready_is_checked_too() {
+    let home = Home::new();
+    home.release("v2", "");
+    home.plan("v2", 1_000_000);
+    let mut visor = home.supervise(&[], FROZEN);
+    let state = |home: &Home| home.status()["plans"][0]["state"].as_str().map(str::to_owned);
+    until("it is ready", || (state(&home).as_deref() == Some("staged")).then_some(()));
+    let path = hook(&home, "upgrades/v2/pre-upgrade", "exit 0");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
+    home.until_log("pre-upgrade is not executable: chmod +x it");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    until("it is ready again", || (state(&home).as_deref() == Some("staged")).then_some(()));
+    // The operator's own is one of the settings.
+    let own = hook(&home, "hooks/own", "exit 0");
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o644)).unwrap();
+    home.run(&["config", "set", "cosmovisor_custom_preupgrade", own.to_str().unwrap()]).code(0);
+    visor.signal(Signal::HUP);
+    home.until_log("own is not executable: chmod +x it");
+    visor.stop();
+}
+
+#[test]
 fn a_hook_that_cannot_be_run_is_found_while_the_node_still_runs() {
     let home = hooked("exit 0");
     let path = home.own("upgrades/v2/pre-upgrade");

@@ -141,6 +141,46 @@ fn nothing_is_lost_on_btrfs_where_the_front_becomes_a_hole() {
     }
 }
 
+/// File systems differ in what they take of a write that is not to wait.
+#[test]
+fn our_own_log_is_written_on_every_file_system() {
+    for kind in ["xfs", "btrfs"] {
+        let Some(place) = mounted(kind) else { continue };
+        let home = Home::new();
+        let logs = home.root().join("logs");
+        fs::create_dir_all(&logs).unwrap();
+        assert!(Command::new("mount").arg("--bind").args([&place.dir, &logs]).status().unwrap().success());
+        let _bound = Mounted { _home: Home::empty(), dir: logs.clone() };
+        let args = home.node_args();
+        let words: Vec<&str> = ["start", "--"].into_iter().chain(args.iter().map(String::as_str)).collect();
+        home.run(&words).code(0);
+        home.run(&["stop"]).code(0);
+        let text = fs::read_to_string(logs.join("wemixvisor.log")).unwrap();
+        for part in ["supervises", "the node runs", "asked to stop", "the node ended"] {
+            assert!(text.contains(part), "{kind}: {part:?} is not in {text}");
+        }
+        assert!(!text.contains("lost"), "{kind}: {text}");
+    }
+}
+
+#[test]
+fn a_log_that_was_removed_is_kept_bounded_and_read_as_long_as_the_node_writes_to_it() {
+    let home = Home::new();
+    let log = home.dir.join("node.log");
+    let supervisor = flooded(&home, &log, "64MiB", 150);
+    fs::remove_file(&log).unwrap();
+    let node = home.status()["pid"].as_u64().unwrap();
+    let open = PathBuf::from(format!("/proc/{node}/fd/1"));
+    assert!(trims(&open, 2) > 0);
+    let own = home.root().join("logs/wemixvisor.log");
+    let warned = |text: &str| text.matches("was removed while the node writes to it").count();
+    assert_eq!(warned(&fs::read_to_string(own).unwrap()), 1);
+    let last = home.run(&["logs", "-n", "3"]).code(0).out;
+    assert!(last.lines().filter_map(|line| number(line.as_bytes())).count() >= 2, "{last}");
+    assert!(lives(supervisor));
+    home.run(&["stop"]).code(0);
+}
+
 #[test]
 fn nothing_is_lost_on_tmpfs_where_the_front_becomes_a_hole() {
     let dir = Home::empty();

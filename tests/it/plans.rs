@@ -538,6 +538,22 @@ fn a_plan_that_the_node_writes_before_it_is_killed_is_carried_out() {
 }
 
 /// A node that cannot run at its height any more is upgraded from the last head that it told in an earlier run.
+#[test]
+fn a_release_on_trial_that_ends_at_the_height_of_the_next_plan_gives_way_to_it() {
+    let home = Home::new();
+    // On trial for an hour, and it ends where the next one is to go on.
+    home.release("v2", "--halt-at 59 --die-after 6s");
+    going_on(&home, "v3");
+    home.plan("v2", 40);
+    home.plan("v3", 60);
+    let ours = ["--set", "trial_time=1h", "--set", "trial_blocks=1000", "--set", "max_restarts=1"];
+    let mut visor = standing(&home, &ours, "39");
+    home.until_status("v3 is on trial", |s| s["release"] == "v3" && s["head_known"] == true);
+    assert_eq!(history(&home), ["v2 committed"]);
+    assert_eq!(home.events("die").len(), 1);
+    visor.stop();
+}
+
 fn dead_at_its_height(habit: &str) {
     let home = Home::new();
     let mut visor = standing(&home, &[], "39");
@@ -580,6 +596,83 @@ fn a_node_that_dies_below_its_height_is_started_again() {
     assert_eq!(home.started(), ["genesis", "genesis"]);
     assert!(home.history().is_empty());
     visor.stop();
+}
+
+// ---- plan files with more than one plan ----------------------------------------------------------------------
+
+#[test]
+fn what_is_refused_of_a_plan_changes_no_file() {
+    let home = Home::new();
+    home.release("v2", "");
+    let batch = r#"[{"name": "v2", "height": 1000}, {"name": "v3", "height": 2000}]"#;
+    let refused = |home: &Home, words: &[&str], part: &str| {
+        let before = home.tree();
+        home.run(words).code(4).one_error(part);
+        assert_eq!(home.tree(), before, "{words:?}");
+    };
+    // The file that would have to go holds another plan.
+    let file = home.put("upgrade-info.json.batch", batch);
+    let (moved, binary) = (["upgrade", "schedule", "v2", "3000", "--force"], home.own("upgrades/v2/bin/node"));
+    refused(&home, &moved, "holds other plans too");
+    let added = ["upgrade", "add", "v2", binary.to_str().unwrap(), "--force", "--height", "3000"];
+    let before = fs::metadata(&binary).unwrap().modified().unwrap();
+    refused(&home, &added, "holds other plans too");
+    assert_eq!(fs::metadata(&binary).unwrap().modified().unwrap(), before);
+    // And so does the file that would be written.
+    fs::remove_file(file).unwrap();
+    home.put("upgrades/1000/upgrade-info.json", batch);
+    refused(&home, &["upgrade", "schedule", "v2", "1000", "--info", "new"], "holds the plan of v3 for block 2000 too");
+    home.run(&["plan", "create", "b", "v2:1000"]).code(0);
+    refused(&home, &["plan", "apply", "b"], "holds the plan of v3 for block 2000 too");
+}
+
+#[test]
+fn what_a_plan_says_stays_when_it_is_moved_and_goes_when_the_operator_says_so() {
+    let home = Home::new();
+    let file = home.dir.join("new");
+    fs::copy(home.own("genesis/bin/node"), &file).unwrap();
+    let info = |height: u64| -> Value {
+        let path = home.root().join(format!("data/upgrades/{height}/upgrade-info.json"));
+        serde_json::from_str::<Value>(&fs::read_to_string(path).unwrap()).unwrap()["info"].take()
+    };
+    let said =
+        json!({"rolling": {"start": 500, "spacing": 20}, "binaries": {"any": "file:///nowhere"}, "checksum": "x"});
+    home.put("upgrades/1000/upgrade-info.json", json!({"name": "v2", "height": 1000, "info": said}).to_string());
+    home.run(&["upgrade", "schedule", "v2", "2000", "--force"]).code(0);
+    assert_eq!(info(2000), said);
+    // A file that the operator brings takes the place of the one that was to be fetched.
+    home.run(&["upgrade", "add", "v2", file.to_str().unwrap(), "--height", "3000", "--force"]).code(0);
+    assert_eq!(info(3000), json!({"rolling": said["rolling"]}));
+    home.run(&["upgrade", "schedule", "v2", "3000", "--info", "{}"]).code(0);
+    assert_eq!(info(3000), Value::Null);
+}
+
+#[test]
+fn a_plan_that_cannot_be_written_anew_is_not_lost_by_a_retry() {
+    let home = Home::new();
+    home.release("v2", "--die-at-start");
+    let plan = json!({"name": "v2", "height": 40}).to_string();
+    let file = home.put("upgrade-info.json", &plan);
+    let mut visor = standing(&home, &["--set", "restart_backoff=0"], "39");
+    home.until_finished("v2", "reverted");
+    visor.stop();
+    // Where its own file would be is no directory.
+    let place = home.put("upgrades/40", "in the way");
+    home.run(&["upgrade", "retry", "v2"]).code(4).one_error("is not a directory");
+    assert_eq!(fs::read_to_string(&file).unwrap(), plan);
+    fs::remove_file(place).unwrap();
+    home.run(&["upgrade", "retry", "v2"]).code(0);
+    assert!(!file.exists() && home.root().join("data/upgrades/40/upgrade-info.json").exists());
+}
+
+#[test]
+fn a_validator_is_told_that_it_goes_in_its_turn() {
+    let home = Home::new();
+    home.release("v2", "");
+    home.plan("v2", 1000);
+    let check = |set: &[&str]| home.run(&[set, &["--set", "upgrade_lead=100", "upgrade", "check", "v2"]].concat()).out;
+    assert!(check(&["--set", "validator_mode=true"]).contains("in its turn, and at head 999 at the latest"));
+    assert!(!check(&[]).contains("in its turn"));
 }
 
 // ---- the other trigger ---------------------------------------------------------------------------------------

@@ -53,6 +53,10 @@ fn of_process(pid: u32) -> Option<Place> {
     if target.is_file() {
         return Some(Place::File(target));
     }
+    if target.as_os_str().as_encoded_bytes().ends_with(b" (deleted)") {
+        // It was removed, and is there for as long as the node has it open.
+        return Some(Place::File(PathBuf::from(format!("/proc/{pid}/fd/2"))));
+    }
     if !target.to_string_lossy().starts_with("socket:") {
         return Some(Place::Elsewhere(format!(
             "the node writes to where its supervisor does, {shown}: read it there (in a container: with the tool that runs it), or set DAEMON_LOG_FILE"

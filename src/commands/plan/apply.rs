@@ -68,6 +68,7 @@ fn accepted(context: &Context, ground: &Ground, batch: &Batch) -> Result<Vec<Pla
 /// The plan that would be written for an upgrade of a batch plan (none: of one without a name), or what speaks against it.
 pub fn stands(context: &Context, ground: &Ground, batch: Option<&Name>, plan: &Plan) -> Result<Plan> {
     let name = &plan.name;
+    ground.is_free(context, name, plan.height)?;
     let accepted = ground.accept(&context.home, Plan { batch: batch.cloned(), ..plan.clone() })?;
     if let Some(other) = accepted.plan.batch.as_ref().filter(|other| Some(*other) != batch) {
         return Err(Error::refused(format!("upgrade {name} is part of batch plan {other} already")));

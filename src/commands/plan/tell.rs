@@ -147,7 +147,7 @@ pub fn show(context: &Context, name: &Name) -> Result<()> {
     let failed = |stand: &&Stand| stand.state == "failed";
     let pending = stands.iter().filter(|stand| !stand.is_over() && !failed(stand)).count();
     let head = client::heard(&context.home).height;
-    let left = |stand: &Stand| head.map(|head| due_at(stand.height, context.config.upgrade_lead).saturating_sub(head));
+    let left = |stand: &Stand| head.map(|head| due_at(stand.height, context.config.lead()).saturating_sub(head));
     let next = stands.iter().find(|stand| stand.is_coming());
     let file = path.strip_prefix(context.home.root()).unwrap_or(&path).display();
     if context.json {

@@ -1,10 +1,11 @@
 //! One file of a web server: where redirects may lead, what a reply must say, and what is wrong when it does not.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use ureq::Proxy;
 use ureq::config::Config;
 use ureq::http::{HeaderMap, Response, StatusCode};
+use ureq::{Proxy, ProxyBuilder, ProxyProtocol};
 
 use crate::error::printable;
 use crate::job::tls;
@@ -286,6 +287,9 @@ fn proxy(https: bool) -> Result<Option<Proxy>, String> {
     // Its value may hold a password.
     let wrong = |_| format!("{name} names no proxy that can be used: give http://HOST:PORT");
     let proxy = Proxy::new(value.trim()).map_err(wrong)?;
+    if !matches!(proxy.protocol(), ProxyProtocol::Http | ProxyProtocol::Https) {
+        return Err(wrong(ureq::Error::InvalidProxyUrl));
+    }
     let mut built = Proxy::builder(proxy.protocol()).host(proxy.host()).port(proxy.port());
     if let Some(user) = proxy.username() {
         built = built.username(user);
@@ -295,16 +299,42 @@ fn proxy(https: bool) -> Result<Option<Proxy>, String> {
     }
     let except = ["NO_PROXY", "no_proxy"].into_iter().find(|name| said(name));
     let except = except.and_then(|name| std::env::var(name).ok()).unwrap_or_default();
-    for host in except.split(',').map(str::trim).filter(|host| !host.is_empty()) {
-        built = built.no_proxy(host);
+    excepting(built, &except).build().map(Some).map_err(wrong)
+}
+
+/// The hosts that are asked without it. A name stands for all below it, too, as it does for curl and Go.
+fn excepting(mut proxy: ProxyBuilder, hosts: &str) -> ProxyBuilder {
+    for host in hosts.split(',').map(str::trim).filter(|host| !host.is_empty()) {
+        proxy = proxy.no_proxy(host);
+        let is_name = !host.starts_with(['*', '.']) && !host.ends_with(['*', '.']) && host.parse::<IpAddr>().is_err();
+        if is_name {
+            proxy = proxy.no_proxy(&format!(".{host}"));
+        }
     }
-    built.build().map(Some).map_err(wrong)
+    proxy
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_that_is_excepted_stands_for_those_below_it() {
+        let built = Proxy::builder(ProxyProtocol::Http).host("proxy").port(1);
+        let proxy = excepting(built, "corp.example, .other.example,10.0.0.1").build().unwrap();
+        for (host, direct) in [
+            ("corp.example", true),
+            ("releases.corp.example", true),
+            ("notcorp.example", false),
+            ("a.other.example", true),
+            ("10.0.0.1", true),
+            ("110.0.0.1", false),
+            ("example", false),
+        ] {
+            assert_eq!(proxy.is_no_proxy(&format!("http://{host}/x").parse().unwrap()), direct, "{host}");
+        }
+    }
 
     #[test]
     fn a_redirect_leads_only_where_it_may() {

@@ -13,7 +13,6 @@ impl Machine {
     pub(super) fn stop(&mut self, then: Then, out: &mut Vec<Effect>) {
         match self.state.clone() {
             State::Starting | State::Up => {
-                self.stop_began = Some(self.now);
                 self.clean_stop = None;
                 self.state = State::Stopping { then };
                 self.sample_at = None;
@@ -58,6 +57,7 @@ impl Machine {
 
     /// Asks the node to end; from now on its grace counts.
     pub(super) fn terminate(&mut self, out: &mut Vec<Effect>) {
+        self.stop_began = Some(self.now);
         self.grace = Grace::default();
         self.holders.clear();
         self.sample_at = Some(self.now);

@@ -55,7 +55,7 @@ impl Fetching {
 impl Machine {
     /// Half of the time until this plan is due, at the chain's pace: no pause before another try is to be longer, but for half
     /// a minute.
-    fn time_left(&self, digest: &str) -> Duration {
+    pub(super) fn time_left(&self, digest: &str) -> Duration {
         let plan = self.schedule.pending().find(|plan| plan.digest == *digest);
         let blocks = plan.zip(self.height()).map(|(plan, head)| self.due_at(plan).saturating_sub(head));
         let pace = self.life.block_time.unwrap_or(Duration::from_secs(1));

@@ -338,8 +338,11 @@ impl Machine {
             show_duration(super::whole(quiet))
         );
         if !self.config.restart_on_failure || self.restarts >= self.config.max_restarts {
-            self.error =
-                Some(format!("{what}; {} restarts in a row did not help (DAEMON_MAX_RESTARTS)", self.restarts));
+            self.error = Some(if self.config.restart_on_failure {
+                format!("{what}; {} restarts in a row did not help (DAEMON_MAX_RESTARTS)", self.restarts)
+            } else {
+                format!("{what}, and DAEMON_RESTART_ON_FAILURE is false")
+            });
             return self.stop(Then::Exit(Code::Node as u8), out);
         }
         self.restarts += 1;

@@ -164,6 +164,7 @@ impl Machine {
         self.alarm_at = None;
         self.judge_at = None;
         if std::mem::take(&mut self.awaits_proposal) {
+            self.stop_began = Some(self.now);
             out.push(Effect::Kill(Role::Proposal));
         }
         self.life.exit = Some(exit);
@@ -312,6 +313,13 @@ impl Machine {
                     out,
                 );
                 return self.back_off("the old release is tried again", out);
+            }
+            // What could not be written down is tried again with the node running.
+            Some((Stage::Trial, _)) if self.step_retry.is_none() && self.next_is_due() => {
+                match self.next_after_death(out) {
+                    plans::AfterDeath::Begun | plans::AfterDeath::Wait => return,
+                    plans::AfterDeath::None => {}
+                }
             }
             Some(_) => {}
             None => match self.begin_after_death(out) {

@@ -54,7 +54,7 @@ pub(super) struct Counts {
     /// When the file is written next.
     pub(super) write_at: Option<super::Now>,
     writing: bool,
-    /// The file that was written before another one, or none, was named: it is to say once that nobody writes it any more.
+    /// The file that was written before another one, or none, was named: it is to be removed.
     pub(super) retired: Option<PathBuf>,
     /// What went wrong last.
     told: Option<String>,
@@ -146,14 +146,19 @@ impl Machine {
 
     pub(super) fn write_metrics(&mut self, out: &mut Vec<Effect>) {
         self.counts.write_at = None;
-        let retired = self.counts.retired.take();
-        let live = retired.is_none().then(|| self.live());
-        let file = retired.or_else(|| self.config.metrics_textfile.clone());
-        let Some(file) = file.filter(|_| !self.is_leaving()) else { return };
+        if self.is_leaving() {
+            return;
+        }
+        let file = self.config.metrics_textfile.clone();
+        // It may be the present one again.
+        let retired = self.counts.retired.take().filter(|retired| file.as_ref() != Some(retired));
+        if file.is_none() && retired.is_none() {
+            return;
+        }
         self.counts.writing = true;
         let args = if self.life.args.is_empty() { &self.args } else { &self.life.args };
         let backup = backup::Spec::new(&self.config, &self.home, args);
-        let spec = Spec { file, live, backup };
+        let spec = Spec { file, retired, live: Some(self.live()), backup };
         self.start_job(Role::Metrics, Job::Metrics(Box::new(spec)), WRITE_TIME, out);
     }
 

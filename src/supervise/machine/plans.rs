@@ -41,11 +41,6 @@ pub(super) enum Fit {
 }
 
 impl Machine {
-    /// How many blocks before its height a plan is due; validators have turns instead.
-    pub(super) fn lead(&self) -> u64 {
-        if self.config.validator_mode { 0 } else { self.config.upgrade_lead }
-    }
-
     /// The nearest plan that is not due yet.
     pub(super) fn next_plan(&self) -> Option<&Found> {
         let head = self.life.head;
@@ -239,7 +234,9 @@ impl Machine {
     /// Looks at a release again after a pause that grows.
     fn stage_again(&mut self, release: Release) {
         let tries = self.stage_tries.get(&release).map_or(0, |(tries, _)| *tries);
-        let pause = STAGE_PAUSE.saturating_mul(1 << tries.min(10)).min(STAGE_PAUSE_MAX);
+        let left =
+            self.schedule.pending().find(|plan| plan.release == release).map(|plan| self.time_left(&plan.digest));
+        let pause = STAGE_PAUSE.saturating_mul(1 << tries.min(10)).min(left.unwrap_or(STAGE_PAUSE_MAX));
         self.stage_tries.insert(release, (tries + 1, self.now + pause));
     }
 
@@ -339,10 +336,36 @@ impl Machine {
         );
     }
 
-    /// A node that ended by itself may have ended at the height: the last head that is known counts.
-    pub(super) fn begin_after_death(&mut self, out: &mut Vec<Effect>) -> AfterDeath {
+    /// The plan that is due when the node has ended: it may have ended at the height, so the last head that is known counts.
+    fn due_after_death(&self) -> Option<Found> {
         let head = self.life.head.or(self.known.head.as_ref().map(|head| head.number));
-        let Some(plan) = self.due_plan(head).filter(|_| self.now >= self.begin_after) else { return AfterDeath::None };
+        self.due_plan(head).filter(|_| self.now >= self.begin_after)
+    }
+
+    /// Whether the node, on trial, has come to the height of the next plan: its release has done its part.
+    pub(super) fn next_is_due(&self) -> bool {
+        let under_way = self.journal.as_ref().and_then(|journal| journal.digest.clone());
+        self.due_after_death().is_some_and(|plan| Some(plan.digest) != under_way)
+    }
+
+    /// Ends the trial of a release that ended at the height of the next plan, so that this one can begin.
+    pub(super) fn next_after_death(&mut self, out: &mut Vec<Effect>) -> AfterDeath {
+        match self.due_after_death().map(|plan| self.fit(&plan.release)) {
+            Some(Fit::Yes) => {
+                self.start_step(Step::Commit, out);
+                AfterDeath::Begun
+            }
+            Some(Fit::Unknown) => {
+                self.stage_next(out);
+                AfterDeath::Wait
+            }
+            Some(Fit::No(_)) | None => AfterDeath::None,
+        }
+    }
+
+    /// Begins the plan that is due, if there is one.
+    pub(super) fn begin_after_death(&mut self, out: &mut Vec<Effect>) -> AfterDeath {
+        let Some(plan) = self.due_after_death() else { return AfterDeath::None };
         match self.fit(&plan.release) {
             Fit::Yes => {
                 self.state = State::Working { then: Then::Go };

@@ -24,10 +24,11 @@ impl Machine {
 
     /// Whether the next block is one that none of the validators makes with the release that runs.
     fn at_the_height(&self) -> bool {
-        let journal =
+        let Some(next) = self.life.head.map(|head| head.saturating_add(1)) else { return false };
+        let under_way =
             self.journal.as_ref().filter(|journal| journal.before_switch()).and_then(|journal| journal.height);
-        let height = journal.or_else(|| self.schedule.pending().map(|plan| plan.height).min());
-        height.zip(self.life.head).is_some_and(|(height, head)| head >= height.saturating_sub(1))
+        // Where the chain has passed a height with this release, it is none for it.
+        under_way == Some(next) || self.schedule.pending().any(|plan| plan.height == next)
     }
 
     /// Waits.

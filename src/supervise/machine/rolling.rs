@@ -52,7 +52,7 @@ impl Machine {
 
     /// The head at which a plan is due for this node.
     pub(super) fn due_at(&self, plan: &Found) -> u64 {
-        self.slot(plan).map_or_else(|| schedule::due_at(plan.height, self.lead()), |slot| slot.due)
+        self.slot(plan).map_or_else(|| schedule::due_at(plan.height, self.config.lead()), |slot| slot.due)
     }
 
     /// The blocks whose validator sets decide upon slots.

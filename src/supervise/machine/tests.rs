@@ -1191,6 +1191,11 @@ fn a_node_that_hangs_is_restarted_and_one_that_works_or_is_new_is_not() {
     drive.machine.restarts = 1;
     passes(&mut drive, 22, false);
     assert_eq!(drive.machine.state, State::Stopping { then: Then::Exit(5) });
+    assert!(drive.machine.error.as_ref().unwrap().contains("1 restarts in a row did not help"));
+    let mut drive = answered();
+    drive.machine.config.restart_on_failure = false;
+    passes(&mut drive, 22, false);
+    assert!(drive.machine.error.as_ref().unwrap().ends_with("and DAEMON_RESTART_ON_FAILURE is false"));
 }
 
 #[test]
@@ -1316,10 +1321,11 @@ fn a_validator_ends_when_it_is_about_to_propose_no_block() {
         _ => None,
     });
     assert_eq!(patience, Some(Duration::from_secs(10)), "eight block periods and one request timeout");
-    // It is not ended by TERM before, nor does its grace count.
+    // It is not ended by TERM before, nor does its grace count, nor is that a time without it.
     let mut drive = asked().after(2);
     assert_eq!((&drive.machine.state, drive.machine.sample_at), (&State::Stopping { then: Then::Go }, None));
     assert!(short(&drive.feed(passed(true))).contains("TERM:Node"));
+    assert_eq!(drive.machine.stop_began, Some(drive.now));
     drive.feed(Event::Ended(Exit::Code(0)));
     drive.feed(cleared());
     assert!(matches!(drive.machine.state, State::Held { .. }), "what it signed of others is held for as ever");
@@ -1350,6 +1356,7 @@ fn a_validator_ends_when_it_is_about_to_propose_no_block() {
         (at(500, 2), false),
         (at(998, 4), true),
         (at(999, 4), false),
+        (at(1000, 4), true),
         (Drive::up(&[], Vec::new()).all([validator(500, 1, 4, 4)]), false),
         (Drive::up(VALIDATOR, Vec::new()).all([validator(500, 7, 4, 4)]), false),
         (Drive::up(VALIDATOR, Vec::new()), false),

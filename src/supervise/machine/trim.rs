@@ -44,12 +44,18 @@ impl Machine {
         self.life.log.clone()
     }
 
+    /// Whether the node that was launched last came to run.
+    pub fn has_run(&self) -> bool {
+        self.life.executed.is_some()
+    }
+
     /// The logs that are ours to keep bounded.
     fn logs(&self) -> Vec<Log> {
         let max = self.config.log_max_size;
         // The one that is written: another setting counts from the node's next start on.
-        let node = self.written_log().filter(|_| max > 0).map(|path| Log { path, max });
-        let own = self.background.then(|| Log { path: self.home.own_log(), max: OWN_MAX });
+        let writer = Some(self.life.pid).filter(|_| self.has_run());
+        let node = self.written_log().filter(|_| max > 0).map(|path| Log { path, max, writer });
+        let own = self.background.then(|| Log { path: self.home.own_log(), max: OWN_MAX, writer: None });
         node.into_iter().chain(own).collect()
     }
 
