@@ -279,7 +279,8 @@ fn obtain(part: &mut Part, link: &Link, retries: u32, tell: Tell) -> Result<Opti
             part.restart()?;
             let (mut source, meta) = check::plain_file(path).on("fetch", path)?;
             let length = meta.len();
-            let copied = part.takes(length).and_then(|()| copy(part, &mut source, Some(length), tell));
+            let copied =
+                part.takes(length).map_err(Stop::from).and_then(|()| copy(part, &mut source, Some(length), tell));
             copied.map_err(|stop| match stop {
                 Stop::Passing(why) => about(link, &why),
                 Stop::Lasting(error) => about(link, &error.message),
@@ -360,7 +361,7 @@ pub fn try_once(
     part.tag = tag.map(str::to_owned);
     with_retries(link, 0, &mut |_| (), |tell| from_web(&mut part, web, url, tell))?;
     let mut bytes = Vec::new();
-    part.file.rewind().and_then(|()| part.file.read_to_end(&mut bytes)).on("read", &part.path)?;
+    std::io::Seek::rewind(&mut part.file).and_then(|()| part.file.read_to_end(&mut bytes)).on("read", &part.path)?;
     Ok((bytes, part.finish()?))
 }
 
