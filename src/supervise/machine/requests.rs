@@ -62,18 +62,22 @@ impl Machine {
         if config.metrics_textfile != self.config.metrics_textfile {
             self.counts.retired.clone_from(&self.config.metrics_textfile);
         }
+        // What stood in the way of one may be mended.
+        let looked_at = self.staged.len() + self.stage_tries.len();
+        self.stage_tries.clear();
+        self.staged.retain(|_, staged| staged.problem().is_none());
         if config.custom_preupgrade != self.config.custom_preupgrade {
             // Whether a release is ready depends on it.
             self.staged.clear();
         }
-        // What stood in the way of one may be mended.
-        self.stage_tries.clear();
-        self.staged.retain(|_, staged| staged.problem().is_none());
+        let again = self.staged.len() < looked_at;
         self.config = config;
         self.plan_metrics();
         self.plan_look();
         self.fetch_next(out);
-        self.stage_next(out);
+        if again {
+            self.stage_next(out);
+        }
         if self.state == State::Up && self.probing.is_none() {
             self.plan_probe();
         }
