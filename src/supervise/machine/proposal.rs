@@ -11,15 +11,17 @@ pub(super) const QUIET: &str = "a block after which this validator proposes none
 const ANSWER_TIME: Duration = Duration::from_secs(3);
 
 impl Machine {
-    /// Whether it is worth to wait: the node is a validator that answers, and the others go on, so that its turn passes.
+    /// Whether it is worth to wait: the node is a validator that signs and answers, and the others go on, so that its turn
+    /// passes.
     pub(super) fn may_propose(&self) -> bool {
         let Some(validators) = self.life.validators.as_ref().filter(|v| v.kind == Kind::Wbft && v.is_validator())
         else {
             return false;
         };
         let answers = self.life.silent_since.is_none() && !self.late.contains_key(&Role::Proposal);
+        let signs = validators.active.contains(&validators.own);
         let enough = validators.active_others() + 1 >= validators.quorum();
-        self.config.validator_mode && answers && enough && !self.at_the_height()
+        self.config.validator_mode && signs && answers && enough && !self.at_the_height()
     }
 
     /// Whether the next block is one that none of the validators makes with the release that runs.
@@ -48,7 +50,7 @@ impl Machine {
         }
         let why = match result {
             Ok(Report::ProposesNothing(true)) => None,
-            Ok(_) => Some("the chain is too slow".to_owned()),
+            Ok(_) => Some("no such block came in time".to_owned()),
             Err(why) => Some(why),
         };
         if let Some(why) = why {

@@ -1357,6 +1357,7 @@ fn a_validator_ends_when_it_is_about_to_propose_no_block() {
         (at(998, 4), true),
         (at(999, 4), false),
         (at(1000, 4), true),
+        (Drive::up(VALIDATOR, Vec::new()).all([validator(500, 3, 4, 3)]), false),
         (Drive::up(&[], Vec::new()).all([validator(500, 1, 4, 4)]), false),
         (Drive::up(VALIDATOR, Vec::new()).all([validator(500, 7, 4, 4)]), false),
         (Drive::up(VALIDATOR, Vec::new()), false),
