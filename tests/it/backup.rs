@@ -816,6 +816,10 @@ fn a_leftover_that_cannot_be_removed_is_in_no_backups_way_and_prune_names_it() {
     let name = home.run(&["--quiet", "backup", "create"]).code(0).out.trim().to_owned();
     home.run(&["backup", "restore", &name]).code(0);
     home.run(&["backup", "prune"]).code(1).one_error(left.to_str().unwrap());
+    // Nor does it keep old ones from going.
+    let said = home.run(&["--set", "backup_keep=0", "backup", "prune", "--keep", "0"]).code(1);
+    assert!(said.err.contains("removed: ") && said.err.contains(&name), "{}", said.err);
+    assert!(!home.root().join("backups").join(&name).exists());
 }
 
 #[test]

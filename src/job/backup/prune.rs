@@ -13,7 +13,7 @@ use super::place::{AHEAD, PARTIAL, c_name, is_of_restore, rename_new};
 use super::tree::{open_dir, remove_tree};
 use super::{Spec, restore_pending};
 use crate::config::{Config, show_size};
-use crate::error::{OnFile, Result};
+use crate::error::{Error, OnFile, Result};
 use crate::home::Home;
 use crate::job::{durable, look};
 use crate::journal::{rfc3339, unix_now};
@@ -63,9 +63,13 @@ impl fmt::Display for Removed {
 pub fn prune(home: &Home, spec: &Spec, limits: &Limits, protect: Option<&str>) -> Result<Vec<Removed>> {
     let all = list::find(spec)?;
     let mut removed = Vec::new();
+    // One that cannot be removed keeps no other.
+    let mut fault: Option<Error> = None;
     for found in all.iter().filter(|found| matches!(found.state, State::Partial { busy: false })) {
-        if remove(found, || !needed(home, &found.name))? {
-            removed.push(Removed { name: found.name.clone(), freed: None });
+        match remove(found, || !needed(home, &found.name)) {
+            Ok(true) => removed.push(Removed { name: found.name.clone(), freed: None }),
+            Ok(false) => {}
+            Err(error) => fault = fault.or(Some(error)),
         }
     }
     // The oldest first, as they were found.
@@ -81,11 +85,20 @@ pub fn prune(home: &Home, spec: &Spec, limits: &Limits, protect: Option<&str>) -
         }
         // Of one that is damaged nothing is known but that it goes.
         let freed = list::measure(found, spec).map_or(0, |held| held.exclusive);
-        if remove(found, || true)? {
-            removed.push(Removed { name: found.name.clone(), freed: Some(freed) });
+        match remove(found, || true) {
+            Ok(true) => removed.push(Removed { name: found.name.clone(), freed: Some(freed) }),
+            Ok(false) => {}
+            Err(error) => fault = fault.or(Some(error)),
         }
     }
-    Ok(removed)
+    match fault {
+        None => Ok(removed),
+        Some(error) if removed.is_empty() => Err(error),
+        Some(error) => {
+            let removed: Vec<String> = removed.iter().map(ToString::to_string).collect();
+            Err(Error { message: format!("{}; removed: {}", error.message, removed.join(", ")), ..error })
+        }
+    }
 }
 
 /// Whether what is half-made is waited for by who will end it.
