@@ -225,6 +225,26 @@ fn a_validator_is_held_before_its_starts_and_the_hold_is_shown() {
 }
 
 #[test]
+fn a_place_for_copies_that_cannot_be_written_is_found_while_the_node_runs() {
+    let home = Home::new();
+    home.release("v2", "");
+    home.plan("v2", 1000);
+    home.put("geth/block", "1");
+    let place = home.dir.join("place");
+    let Some(_disk) = tmpfs(&place, "64m") else { return };
+    let set = ["backup_mode=copy".to_owned(), format!("data_backup_dir={}", place.display()), "min_disk=0".to_owned()];
+    let words: Vec<&str> =
+        set.iter().flat_map(|set| ["--set", set.as_str()]).chain(["upgrade", "check", "v2"]).collect();
+    let can = "the data can be backed up";
+    let good = home.run(&words);
+    assert!(good.out.contains(&format!("yes {can}")), "{good:?}");
+    assert_eq!(fs::read_dir(&place).unwrap().count(), 0, "nothing is left of the trial");
+    assert!(Command::new("mount").args(["-o", "remount,ro"]).arg(&place).status().unwrap().success());
+    let bad = home.run(&words).code(1);
+    assert!(bad.out.contains(&format!("NO  {can}")) && bad.out.contains("Read-only"), "{bad:?}");
+}
+
+#[test]
 fn a_place_for_backups_that_is_no_directory_is_found_while_the_node_runs() {
     let home = Home::new();
     home.release("v2", "");

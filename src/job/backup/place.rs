@@ -158,7 +158,17 @@ impl Site {
             }
         }
         durable::make_dirs(&self.backup_dir, 0o700, self.owner)?;
+        self.try_to_write()?;
         Ok((self.backup_dir.clone(), How::Copy))
+    }
+
+    /// Whether what is copied can be written there and given to the home's owner: not where it is mounted to be read only, or
+    /// by root where root may do nothing.
+    fn try_to_write(&self) -> Result<()> {
+        let path = self.backup_dir.join(format!("{TRIAL}{}", std::process::id()));
+        let given = new_file(&path).and_then(|_| durable::give(&path, self.owner));
+        let _ = fs::remove_file(&path);
+        given
     }
 
     /// The places where backups lie.
